@@ -1,0 +1,56 @@
+# Every target creates what it needs: a fresh machine wants only Python 3.11, git and make.
+SHELL := /bin/bash
+.DEFAULT_GOAL := help
+PYTHON ?= python3
+VENV ?= .venv
+BIN := $(VENV)/bin
+STAMP := $(VENV)/.installed
+
+.PHONY: help
+help: ## List the targets
+	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
+
+# pip 25.1 is the first that reads dependency groups.
+$(STAMP): pyproject.toml
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/pip install --quiet --upgrade 'pip>=25.1'
+	$(BIN)/pip install --quiet --editable '.[grpc,local]' --group dev
+	@touch $@
+
+.PHONY: venv
+venv: $(STAMP) ## Create the virtual environment
+
+.PHONY: demo
+demo: $(STAMP) ## Forward real processes' output, break everything on purpose, prove nothing is lost
+	$(BIN)/sandbox-forwarder demo
+
+.PHONY: test
+test: $(STAMP) ## Run the tests
+	$(BIN)/python -m pytest
+
+.PHONY: format
+format: $(STAMP) ## Format the code
+	$(BIN)/ruff format .
+	$(BIN)/ruff check --fix --exit-zero --quiet .
+
+.PHONY: lint
+lint: $(STAMP) ## Format check, lint, types, import layers
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+
+.PHONY: check
+check: lint test ## Everything that must be green before a commit
+
+.PHONY: bench
+bench: $(STAMP) ## Measure lines/s, CPU and memory, next to the vendor's CLI, in one run
+	$(BIN)/python -m benchmarks
+
+.PHONY: proto
+proto: $(STAMP) ## Generate the API messages from their .proto
+	$(BIN)/python -m grpc_tools.protoc -I. --python_out=. --pyi_out=. forwarder/source/messages.proto
+
+.PHONY: clean
+clean: ## Remove what the targets created
+	rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache .hypothesis build dist

@@ -1,0 +1,1 @@
+"""The engine: a line's way from the sandbox API to the sinks."""

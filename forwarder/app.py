@@ -1,0 +1,264 @@
+"""The composition root: the only file that names concrete classes.
+
+It puts the daemon together, starts it, and stops it in order: no more input, then what was read
+goes into the spool, then the sinks get their time, then everything is closed.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from typing import TYPE_CHECKING, assert_never
+
+import structlog
+
+from forwarder.clock import SystemClock
+from forwarder.discovery import Discovery, Selector, Wanted
+from forwarder.dispatcher import Dispatcher
+from forwarder.follower import Follower, FollowSettings
+from forwarder.intake import Intake
+from forwarder.metrics import Metrics
+from forwarder.source.connect import ConnectSource
+from forwarder.spool.files import StateDir, locked
+from forwarder.spool.sqlite import open_spool
+from forwarder.supervisor import Supervisor
+from sinks.registry import available
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator, Coroutine
+
+    from forwarder.clock import Clock
+    from forwarder.config import SandboxSelector, Settings, SourceSettings
+    from forwarder.source.interface import LogSource
+    from forwarder.spool.sqlite import SqliteSpool
+    from sinks.registry import SinkType
+    from sinks.settings import SinkSettings
+
+_log = structlog.get_logger()
+
+#: How often frames that every sink is past are deleted.
+PRUNE_INTERVAL_S = 5.0
+
+
+def sink_settings_types() -> dict[str, type[SinkSettings]]:
+    """The settings class of every sink type that is installed, for the configuration."""
+    return {name: kind.settings for name, kind in available().items()}
+
+
+def make_source(settings: SourceSettings) -> LogSource:
+    """The API client that the settings ask for; it connects at its first call."""
+    match settings.protocol:
+        case "connect":
+            return ConnectSource(
+                settings.base_url,
+                credentials=settings.auth_headers,
+                connect_timeout_s=settings.connect_timeout,
+                request_timeout_s=settings.request_timeout,
+                allow_plaintext=settings.allow_plaintext,
+            )
+        case "grpc":
+            from forwarder.source.grpc import GrpcSource
+
+            return GrpcSource(
+                settings.base_url,
+                credentials=settings.auth_headers,
+                connect_timeout_s=settings.connect_timeout,
+                request_timeout_s=settings.request_timeout,
+                allow_plaintext=settings.allow_plaintext,
+            )
+        case unknown:
+            assert_never(unknown)
+
+
+def follow_settings(settings: SourceSettings) -> FollowSettings:
+    """What a follower needs of the `source` section."""
+    return FollowSettings(
+        max_line_bytes=settings.max_line_bytes,
+        overlap_s=settings.overlap,
+        backoff_initial_s=settings.backoff_initial,
+        backoff_max_s=settings.backoff_max,
+        hold_interval_s=settings.hold_interval,
+    )
+
+
+def make_selector(settings: SandboxSelector) -> Selector:
+    """One entry of `sandboxes`."""
+    named = settings.containers if isinstance(settings.containers, tuple) else ()
+    return Selector(
+        id=settings.id or "",
+        tags=settings.tags or (),
+        containers=named,
+        primary_only=settings.containers == "primary",
+        attributes=settings.attributes,
+    )
+
+
+class Daemon:
+    """Everything that runs in one process for one `state_dir`.
+
+    Use it as `async with Daemon.open(...)`, then `run`.
+    """
+
+    def __init__(
+        self, settings: Settings, spool: SqliteSpool, source: LogSource, clock: Clock
+    ) -> None:
+        self.settings = settings
+        self.spool = spool
+        self.metrics = Metrics()
+        self.ready = asyncio.Event()
+        self._source = source
+        self._clock = clock
+        self._intake = Intake(
+            spool,
+            interval_s=settings.spool.commit_interval,
+            buffer_bytes=settings.spool.buffer_bytes,
+            clock=clock,
+            metrics=self.metrics,
+        )
+        self.supervisor = Supervisor(self._make_follower, clock=clock)
+        self.discovery = Discovery(
+            [make_selector(one) for one in settings.sandboxes],
+            source=source,
+            interval_s=settings.source.poll_interval,
+            clock=clock,
+            found=self.supervisor.want,
+        )
+        kinds = available()
+        self.dispatchers = [
+            self._make_dispatcher(name, kinds[sink.type], sink)
+            for name, sink in settings.sinks.items()
+        ]
+
+    @classmethod
+    @contextlib.asynccontextmanager
+    async def open(cls, settings: Settings, *, clock: Clock | None = None) -> AsyncIterator[Daemon]:
+        """Hold `state_dir`, open the spool, and close both at the end.
+
+        Raises:
+            SpoolLockedError: Another daemon holds `state_dir`.
+            SpoolUntrustedError: The spool cannot be used.
+        """
+        clock = clock or SystemClock()
+        state = StateDir(settings.state_dir)
+        with locked(state):
+            spool = await open_spool(state, now=clock.time_ns)
+            source = make_source(settings.source)
+            try:
+                retired = await spool.retire_sinks(list(settings.sinks))
+                for name, pending in retired.items():
+                    _log.warning("sink is not configured any more", sink=name, undelivered=pending)
+                yield cls(settings, spool, source, clock)
+            finally:
+                await source.close()
+                await spool.close()
+
+    async def run(self, stop: asyncio.Event, *, until_complete: bool = False) -> None:
+        """Forward until told to stop, or until there is nothing more to come.
+
+        Args:
+            stop: Set it to stop: reading ends, what was read is committed, the sinks get
+                `shutdown.drain_timeout`. Nothing that is not delivered then is lost.
+            until_complete: Also stop when every selected sandbox has ended and every sink has
+                everything.
+
+        Raises:
+            SpoolError: The spool failed; nothing more was acknowledged.
+        """
+        try:
+            await self._run(stop, until_complete=until_complete)
+        except BaseExceptionGroup as group:
+            raise _first(group) from group
+
+    async def _run(self, stop: asyncio.Event, *, until_complete: bool) -> None:
+        async with asyncio.TaskGroup() as tasks:
+            looking = tasks.create_task(self.discovery.run(), name="discovery")
+            running = [
+                looking,
+                tasks.create_task(self._intake.run(), name="intake"),
+                tasks.create_task(self.supervisor.run(), name="supervisor"),
+                tasks.create_task(self._prune(), name="prune"),
+                *(
+                    tasks.create_task(one.run(), name=f"sink {one.name}")
+                    for one in self.dispatchers
+                ),
+            ]
+            self.ready.set()
+            waits = [stop.wait(), self._complete()] if until_complete else [stop.wait()]
+            await _first_of(*waits)
+            looking.cancel()
+            await self._drain()
+            for task in running:
+                task.cancel()
+
+    async def _complete(self) -> None:
+        """Return when every selected sandbox has ended and every sink has everything."""
+        await self.discovery.complete.wait()
+        await self.supervisor.wait_all_final()
+        await self._intake.flush()
+        await self._delivered()
+
+    async def _delivered(self) -> None:
+        last_id = self.spool.last_frame_id
+        for dispatcher in self.dispatchers:
+            await dispatcher.wait_past(last_id)
+
+    async def _drain(self) -> None:
+        """Stop reading, commit what was read, and give the sinks their time."""
+        await self.supervisor.stop()
+        try:
+            async with asyncio.timeout(self.settings.shutdown.drain_timeout):
+                await self._intake.flush()
+                await self._delivered()
+        except TimeoutError:
+            overview = await self.spool.overview()
+            pending = {sink.name: sink.pending for sink in overview.sinks if sink.pending}
+            _log.warning("stopped before all was delivered; the spool keeps it", pending=pending)
+
+    async def _prune(self) -> None:
+        keep_ns = follow_settings(self.settings.source).keep_tail_ns
+        while True:
+            await self._clock.sleep(PRUNE_INTERVAL_S)
+            await self.spool.prune(keep_tail_ns=keep_ns)
+
+    def _make_follower(self, wanted: Wanted) -> Follower:
+        return Follower(
+            wanted.info,
+            container=wanted.container,
+            source=self._source,
+            spool=self.spool,
+            intake=self._intake,
+            settings=follow_settings(self.settings.source),
+            clock=self._clock,
+            metrics=self.metrics,
+        )
+
+    def _make_dispatcher(self, name: str, kind: SinkType, settings: SinkSettings) -> Dispatcher:
+        return Dispatcher(
+            name,
+            kind.build(name, settings),
+            spool=self.spool,
+            from_oldest=settings.start == "oldest",
+            batch_bytes=self.settings.spool.batch_bytes,
+            clock=self._clock,
+        )
+
+
+async def _first_of(*waits: Coroutine[None, None, object]) -> None:
+    """Return when the first of these returns; its error, if that is what it is, comes out."""
+    tasks = [asyncio.ensure_future(wait) for wait in waits]
+    try:
+        done, _ = await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
+        for task in done:
+            task.result()
+    finally:
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+
+
+def _first(group: BaseExceptionGroup[BaseException]) -> BaseException:
+    """The error that matters of a group: the first that is not itself a group."""
+    error: BaseException = group
+    while isinstance(error, BaseExceptionGroup):
+        error = error.exceptions[0]
+    return error

@@ -1,0 +1,74 @@
+"""What the engine counts. Plain numbers, cheap on the hot path; `admin` shows them to the world."""
+
+from __future__ import annotations
+
+from collections import Counter
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+import structlog
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from forwarder.spool.interface import StreamCommit
+
+_log = structlog.get_logger()
+
+
+@dataclass(slots=True)
+class Metrics:
+    """Counters since the process began. Every sink's own are in the spool and survive it.
+
+    Attributes:
+        received_messages: Messages of log streams.
+        received_bytes: Their new bytes.
+        taken_lines: Records committed to the spool.
+        taken_bytes: Their bytes, as the server sent them.
+        commits: Transactions with frames.
+        commit_seconds: Time spent in them.
+        reconnects: Attempts to open a stream again, by how.
+        gaps: Ranges that the platform no longer has, by cause.
+        spool_refusing: Whether the spool has no room now: reading has stopped.
+    """
+
+    received_messages: int = 0
+    received_bytes: int = 0
+    taken_lines: int = 0
+    taken_bytes: int = 0
+    commits: int = 0
+    commit_seconds: float = 0.0
+    reconnects: Counter[str] = field(default_factory=Counter)
+    gaps: Counter[str] = field(default_factory=Counter)
+    spool_refusing: bool = False
+
+    def received(self, messages: int, size_bytes: int) -> None:
+        """A follower read something."""
+        self.received_messages += messages
+        self.received_bytes += size_bytes
+
+    def committed(self, commits: Sequence[StreamCommit], seconds: float) -> None:
+        """A transaction is durable."""
+        self.commits += 1
+        self.commit_seconds += seconds
+        for one in commits:
+            self.taken_lines += one.lines
+            self.taken_bytes += one.raw_bytes
+            for gap in one.gaps:
+                self.gaps[str(gap.cause)] += 1
+
+    def reconnected(self, how: str) -> None:
+        """A stream is about to be opened again."""
+        self.reconnects[how] += 1
+
+    def spool_refused(self, error: Exception) -> None:
+        """The spool has no room, or is busy; told once."""
+        if not self.spool_refusing:
+            _log.error("spool cannot be written, reading stops until it can", error=str(error))
+        self.spool_refusing = True
+
+    def spool_accepted(self) -> None:
+        """A commit worked."""
+        if self.spool_refusing:
+            _log.warning("spool can be written again")
+        self.spool_refusing = False

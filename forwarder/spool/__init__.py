@@ -1,0 +1,1 @@
+"""The spool: the truth. Frames, positions and cursors, committed together."""

@@ -1,0 +1,223 @@
+"""What the engine asks of the spool, and what it may rely on.
+
+A method that stores something returns when it is durable: in the database, fsynced. What several
+callers store at the same time is committed in one transaction. When the storage itself fails
+(`SpoolUntrustedError`) every later call fails too: after a failed fsync nothing may be believed
+(USENIX ATC '20, "Can applications recover from fsync failures?").
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Protocol
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
+    from forwarder.model import (
+        Checkpoint,
+        Frame,
+        FrameDraft,
+        Gap,
+        StreamInfo,
+        StreamKey,
+        StreamState,
+    )
+    from forwarder.source.resume import Taken
+
+
+@dataclass(frozen=True, slots=True)
+class StreamRecord:
+    """A stream as the spool knows it."""
+
+    id: int
+    key: StreamKey
+    checkpoint: Checkpoint
+    state: StreamState
+
+
+@dataclass(frozen=True, slots=True)
+class StreamCommit:
+    """What one stream adds to a transaction: its frames, and the position after them.
+
+    Attributes:
+        gaps: Noticed since the last commit, to be stored as records of their own; as frames they
+            are among `frames` already.
+        state: The stream's new state, when it changed.
+        detail: Why, for people.
+    """
+
+    stream_id: int
+    frames: Sequence[FrameDraft]
+    checkpoint: Checkpoint
+    gaps: Sequence[Gap] = ()
+    state: StreamState | None = None
+    detail: str = ""
+
+    @property
+    def lines(self) -> int:
+        """Records in the frames."""
+        return sum(frame.lines for frame in self.frames)
+
+    @property
+    def raw_bytes(self) -> int:
+        """Bytes in the frames, as the server sent them."""
+        return sum(len(frame.raw) for frame in self.frames)
+
+
+@dataclass(frozen=True, slots=True)
+class Tail:
+    """The newest records of a stream, for comparison with a re-read.
+
+    Attributes:
+        from_ns: The first stamp in it when it was cut short by its size, else 0.
+    """
+
+    frames: Sequence[Taken]
+    from_ns: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class SinkRecord:
+    """A sink as the spool knows it.
+
+    Attributes:
+        cursor: The id of the last frame that the sink has; the next frame wanted is after it.
+        state: What the sink remembers.
+    """
+
+    name: str
+    cursor: int
+    state: Mapping[str, bytes] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class Delivery:
+    """What moving a sink's cursor adds to its counters, in records."""
+
+    delivered: int = 0
+    filtered: int = 0
+    dead_lettered: int = 0
+    dropped: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class SinkOverview:
+    """One sink's numbers: taken = delivered + filtered + dead_lettered + dropped + pending."""
+
+    name: str
+    state: str
+    detail: str
+    since_ns: int
+    taken: int
+    delivered: int
+    filtered: int
+    dead_lettered: int
+    dropped: int
+    pending: int
+    pending_bytes: int
+
+
+@dataclass(frozen=True, slots=True)
+class StreamOverview:
+    """One stream's numbers."""
+
+    key: StreamKey
+    display_name: str
+    state: StreamState
+    detail: str
+    since_ns: int
+    lines: int
+    bytes: int
+    last_stamp_ns: int
+    gaps: int
+
+
+@dataclass(frozen=True, slots=True)
+class SpoolOverview:
+    """What the spool knows, for `status` and metrics."""
+
+    spool_id: str
+    frames: int
+    size_bytes: int
+    streams: Sequence[StreamOverview]
+    sinks: Sequence[SinkOverview]
+
+
+class Spool(Protocol):
+    """The storage of the daemon. All methods are safe to call from one event loop."""
+
+    @property
+    def last_frame_id(self) -> int:
+        """The id of the newest committed frame, 0 when there never was one."""
+        ...
+
+    async def wait_beyond(self, frame_id: int) -> None:
+        """Return once a frame with a higher id is committed."""
+        ...
+
+    async def open_stream(self, info: StreamInfo) -> StreamRecord:
+        """The stream of this identity, made when new; its attributes become `info`'s."""
+        ...
+
+    def stream_info(self, stream_id: int) -> StreamInfo:
+        """What is known of a stream, from memory."""
+        ...
+
+    async def commit(self, commits: Sequence[StreamCommit]) -> None:
+        """Store frames and positions, all or nothing.
+
+        Raises:
+            SpoolUnavailableError: Nothing was stored; try the same commits again.
+            SpoolUntrustedError: Nothing may be acknowledged any more; stop.
+        """
+        ...
+
+    async def tail(self, stream_id: int, *, from_ns: int, max_bytes: int) -> Tail:
+        """The frames that reach to `from_ns` or beyond, and at least the newest one.
+
+        At most about `max_bytes` of lines; then `Tail.from_ns` says where it begins.
+        """
+        ...
+
+    async def open_sink(self, name: str, *, from_oldest: bool) -> SinkRecord:
+        """The sink of this name; a new one begins at the oldest frame held, or at the newest."""
+        ...
+
+    async def read(self, after_id: int, *, max_bytes: int) -> Sequence[Frame]:
+        """The frames after this one, in order, about `max_bytes` of lines; at least one if any.
+
+        Raises:
+            SpoolUntrustedError: A frame does not match its checksum.
+        """
+        ...
+
+    async def advance(
+        self, sink: str, cursor: int, changes: Mapping[str, bytes | None], delivery: Delivery
+    ) -> None:
+        """Move a sink's cursor, with what it remembers and counts."""
+        ...
+
+    async def remember(self, sink: str, changes: Mapping[str, bytes | None]) -> None:
+        """Store what a sink must know before its cursor moves."""
+        ...
+
+    async def note_sink(self, sink: str, state: str, detail: str) -> None:
+        """Say how a sink is, for `status`."""
+        ...
+
+    async def retire_sinks(self, keep: Sequence[str]) -> Mapping[str, int]:
+        """Forget all other sinks: they hold no frames back; returns their pending records."""
+        ...
+
+    async def prune(self, *, keep_tail_ns: int) -> int:
+        """Delete frames that every sink is past, save each live stream's tail; returns how many."""
+        ...
+
+    async def overview(self) -> SpoolOverview:
+        """The numbers, from one consistent view."""
+        ...
+
+    async def close(self) -> None:
+        """Finish what is under way and close the database."""
+        ...

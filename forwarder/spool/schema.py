@@ -1,0 +1,106 @@
+"""The spool's tables. An operator can open them with the sqlite3 shell.
+
+Invariants:
+- A frame and the checkpoint that says it was taken are written in one transaction.
+- Frame ids are consecutive and never repeat, also after every frame was deleted (AUTOINCREMENT and
+  `counter`): a frame below a sink's cursor would never be sent.
+- `total_lines` and `total_bytes` count over the spool's whole life, so a backlog is a subtraction.
+"""
+
+from __future__ import annotations
+
+#: "sbfw": tells our database from any other.
+APPLICATION_ID = 0x73626677
+SCHEMA_VERSION = 1
+
+#: Before the first table; auto_vacuum lets space be given back after a long outage of a sink.
+CREATE_PRAGMAS = (
+    "PRAGMA page_size = 8192",
+    "PRAGMA auto_vacuum = INCREMENTAL",
+    f"PRAGMA application_id = {APPLICATION_ID}",
+)
+
+TABLES = f"""
+CREATE TABLE counter (
+    spool_id TEXT NOT NULL,
+    last_frame_id INTEGER NOT NULL,
+    total_lines INTEGER NOT NULL,
+    total_bytes INTEGER NOT NULL
+) STRICT;
+
+CREATE TABLE stream (
+    id INTEGER PRIMARY KEY AUTOINCREMENT,
+    sandbox_id TEXT NOT NULL,
+    container TEXT NOT NULL,
+    info TEXT NOT NULL,
+    next_line INTEGER NOT NULL DEFAULT 0,
+    open_part INTEGER NOT NULL DEFAULT 0,
+    last_stamp_ns INTEGER NOT NULL DEFAULT 0,
+    high_stamp_ns INTEGER NOT NULL DEFAULT 0,
+    session_id TEXT NOT NULL DEFAULT '',
+    -- Text: the API's offsets are unsigned 64-bit, SQLite's integers are signed.
+    session_offset TEXT NOT NULL DEFAULT '0',
+    bytes INTEGER NOT NULL DEFAULT 0,
+    state TEXT NOT NULL DEFAULT 'waiting',
+    detail TEXT NOT NULL DEFAULT '',
+    since_ns INTEGER NOT NULL DEFAULT 0,
+    UNIQUE (sandbox_id, container)
+) STRICT;
+
+CREATE TABLE frame (
+    id INTEGER PRIMARY KEY AUTOINCREMENT,
+    stream_id INTEGER NOT NULL,
+    kind INTEGER NOT NULL,
+    first_line INTEGER NOT NULL,
+    lines INTEGER NOT NULL,
+    part INTEGER NOT NULL,
+    first_stamp_ns INTEGER NOT NULL,
+    last_stamp_ns INTEGER NOT NULL,
+    high_stamp_ns INTEGER NOT NULL,
+    received_ns INTEGER NOT NULL,
+    raw_bytes INTEGER NOT NULL,
+    total_lines INTEGER NOT NULL,
+    total_bytes INTEGER NOT NULL,
+    checksum INTEGER NOT NULL,
+    data BLOB NOT NULL
+) STRICT;
+
+CREATE INDEX frame_by_stream ON frame (stream_id, high_stamp_ns, id, raw_bytes);
+
+CREATE TABLE gap (
+    id INTEGER PRIMARY KEY AUTOINCREMENT,
+    stream_id INTEGER NOT NULL,
+    cause TEXT NOT NULL,
+    after_line INTEGER NOT NULL,
+    from_stamp_ns INTEGER NOT NULL,
+    to_stamp_ns INTEGER NOT NULL,
+    noticed_ns INTEGER NOT NULL,
+    missing_bytes INTEGER
+) STRICT;
+
+CREATE INDEX gap_by_stream ON gap (stream_id);
+
+CREATE TABLE sink (
+    name TEXT PRIMARY KEY,
+    cursor INTEGER NOT NULL,
+    base_lines INTEGER NOT NULL,
+    cursor_lines INTEGER NOT NULL,
+    cursor_bytes INTEGER NOT NULL,
+    delivered INTEGER NOT NULL DEFAULT 0,
+    filtered INTEGER NOT NULL DEFAULT 0,
+    dead_lettered INTEGER NOT NULL DEFAULT 0,
+    dropped INTEGER NOT NULL DEFAULT 0,
+    state TEXT NOT NULL DEFAULT 'starting',
+    detail TEXT NOT NULL DEFAULT '',
+    since_ns INTEGER NOT NULL DEFAULT 0
+) STRICT, WITHOUT ROWID;
+
+CREATE TABLE sink_state (
+    sink TEXT NOT NULL,
+    key TEXT NOT NULL,
+    value BLOB NOT NULL,
+    PRIMARY KEY (sink, key)
+) STRICT, WITHOUT ROWID;
+
+PRAGMA user_version = {SCHEMA_VERSION};
+"""

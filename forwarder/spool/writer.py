@@ -1,0 +1,141 @@
+"""The one connection that writes, in a thread of its own.
+
+Jobs that wait at the same time share one transaction, so one fsync serves them all. The same
+connection also checkpoints the WAL: two connections doing so can corrupt it (sqlite.org/wal.html,
+the WAL-reset bug of 3.7.0 to 3.51.2).
+"""
+
+from __future__ import annotations
+
+import asyncio
+import queue
+import sqlite3
+import threading
+from typing import TYPE_CHECKING, Any, TypeVar
+
+from forwarder.errors import SpoolError, SpoolUnavailableError, SpoolUntrustedError
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+_T = TypeVar("_T")
+_Job = tuple["Callable[[sqlite3.Connection], Any]", "asyncio.Future[Any]"]
+
+#: Pages of 8 KiB in the WAL before it is copied back: 32 MiB.
+CHECKPOINT_PAGES = 4096
+
+#: Nothing was stored, and the same may work later.
+_PASSING = {sqlite3.SQLITE_FULL, sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED}
+
+
+def classify(error: sqlite3.Error) -> SpoolError:
+    """Whether the same may be tried again, or nothing may be believed any more."""
+    code = getattr(error, "sqlite_errorcode", None)
+    name = getattr(error, "sqlite_errorname", type(error).__name__)
+    if code is not None and code & 0xFF in _PASSING:
+        return SpoolUnavailableError(f"the spool cannot be written now: {error} ({name})")
+    return SpoolUntrustedError(f"the spool failed: {error} ({name})")
+
+
+class Writer:
+    """Runs jobs on the writing connection, several to a transaction."""
+
+    def __init__(self, connection: sqlite3.Connection, loop: asyncio.AbstractEventLoop) -> None:
+        """Take over a connection made with `check_same_thread=False` and autocommit on."""
+        self._connection = connection
+        self._loop = loop
+        self._jobs: queue.SimpleQueue[_Job | None] = queue.SimpleQueue()
+        self._failure: SpoolUntrustedError | None = None
+        self._closing = False
+        self._thread = threading.Thread(target=self._run, name="spool-writer", daemon=True)
+        self._thread.start()
+
+    async def run(self, job: Callable[[sqlite3.Connection], _T]) -> _T:
+        """Run a job in a transaction; returns when that is committed and fsynced.
+
+        A cancelled call does not undo the job: it may or may not have happened.
+
+        Raises:
+            SpoolUnavailableError: The transaction was rolled back; try again.
+            SpoolUntrustedError: From now on, always.
+        """
+        if self._failure is not None:
+            raise SpoolUntrustedError(str(self._failure)) from self._failure
+        if self._closing:
+            raise SpoolUntrustedError("the spool is closed")
+        future: asyncio.Future[_T] = self._loop.create_future()
+        self._jobs.put((job, future))
+        return await future
+
+    async def close(self) -> None:
+        """Finish every job that was submitted, then close the connection."""
+        if self._closing:
+            return
+        self._closing = True
+        self._jobs.put(None)
+        await asyncio.to_thread(self._thread.join)
+
+    def _run(self) -> None:
+        open_ = True
+        while open_:
+            jobs, open_ = self._next_jobs()
+            if jobs:
+                outcome = self._transaction(jobs)
+                self._loop.call_soon_threadsafe(_resolve, jobs, outcome)
+        self._connection.close()
+
+    def _next_jobs(self) -> tuple[list[_Job], bool]:
+        """Wait for a job, and take everything that waits with it; False when asked to end."""
+        jobs: list[_Job] = []
+        job = self._jobs.get()
+        while job is not None:
+            jobs.append(job)
+            try:
+                job = self._jobs.get_nowait()
+            except queue.Empty:
+                return jobs, True
+        return jobs, False
+
+    def _transaction(self, jobs: list[_Job]) -> list[Any] | SpoolError:
+        if self._failure is not None:
+            return self._failure
+        try:
+            self._connection.execute("BEGIN IMMEDIATE")
+            results = [job(self._connection) for job, _ in jobs]
+            self._connection.execute("COMMIT")
+        except sqlite3.Error as error:
+            failure = classify(error)
+            if isinstance(failure, SpoolUntrustedError):
+                self._failure = failure
+            self._roll_back()
+            return failure
+        except SpoolError as error:
+            self._roll_back()
+            return error
+        except Exception as error:  # noqa: BLE001 - the top of the thread: a bug must not hang us
+            self._failure = SpoolUntrustedError(f"the spool met a bug: {error!r}")
+            self._failure.__cause__ = error
+            self._roll_back()
+            return self._failure
+        return results
+
+    def _roll_back(self) -> None:
+        """Unless SQLite has rolled back by itself, as it does on SQLITE_FULL."""
+        if self._connection.in_transaction:
+            try:
+                self._connection.execute("ROLLBACK")
+            except sqlite3.Error as error:
+                self._failure = self._failure or SpoolUntrustedError(f"rollback failed: {error}")
+
+
+def _resolve(jobs: list[_Job], outcome: list[Any] | SpoolError) -> None:
+    """On the loop: hand each caller its result, or the one error of the transaction."""
+    for index, (_, future) in enumerate(jobs):
+        if future.cancelled():
+            continue
+        if isinstance(outcome, SpoolError):
+            error = type(outcome)(str(outcome))
+            error.__cause__ = outcome
+            future.set_exception(error)
+        else:
+            future.set_result(outcome[index])

@@ -1,0 +1,102 @@
+"""Running followers = wanted followers."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import TYPE_CHECKING
+
+import structlog
+
+from forwarder.errors import SpoolError
+from forwarder.retry import Backoff
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
+    from forwarder.clock import Clock
+    from forwarder.discovery import Wanted
+    from forwarder.follower import Follower
+    from forwarder.model import StreamKey
+
+_log = structlog.get_logger()
+
+
+class Supervisor:
+    """Starts a follower for every wanted stream, once, and keeps it running until it is final.
+
+    A follower that fails because of the spool ends the daemon. One that meets a bug is started
+    again: a single stream must not take the others with it.
+    """
+
+    def __init__(self, make: Callable[[Wanted], Follower], *, clock: Clock) -> None:
+        self._make = make
+        self._clock = clock
+        self._tasks: dict[StreamKey, asyncio.Task[None]] = {}
+        self._finished: set[StreamKey] = set()
+        self._failure: asyncio.Future[None] | None = None
+        self._changed = asyncio.Event()
+        self._stopping = False
+
+    @property
+    def following(self) -> int:
+        """Streams that are not final."""
+        return len(self._tasks)
+
+    @property
+    def finished(self) -> int:
+        """Streams that were read to their end, or are not known."""
+        return len(self._finished)
+
+    def want(self, wanted: Sequence[Wanted]) -> None:
+        """Follow these streams too, those that are not followed yet; idempotent."""
+        if self._stopping:
+            return
+        for one in wanted:
+            key = one.info.key
+            if key not in self._tasks and key not in self._finished:
+                self._tasks[key] = asyncio.create_task(self._keep(one), name=f"follow {key}")
+
+    async def run(self) -> None:
+        """Return never; raises what ends the daemon.
+
+        Raises:
+            SpoolError: A follower met it.
+        """
+        self._failure = asyncio.get_running_loop().create_future()
+        await self._failure
+
+    async def wait_all_final(self) -> None:
+        """Return when no stream is being followed."""
+        while self._tasks:
+            self._changed.clear()
+            await self._changed.wait()
+
+    async def stop(self) -> None:
+        """Stop reading; returns when every follower has stopped."""
+        self._stopping = True
+        tasks = list(self._tasks.values())
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+
+    async def _keep(self, wanted: Wanted) -> None:
+        key = wanted.info.key
+        backoff = Backoff(initial_s=1.0, max_s=60.0, clock=self._clock)
+        while True:
+            try:
+                await self._make(wanted).run()
+            except SpoolError as error:
+                self._fail(error)
+                return
+            except Exception:  # noqa: BLE001 - the top of a task: one stream must not stop the rest
+                _log.exception("follower met a bug, starting it again", stream=str(key))
+                await self._clock.sleep(backoff.next_s())
+            else:
+                break
+        self._finished.add(key)
+        del self._tasks[key]
+        self._changed.set()
+
+    def _fail(self, error: SpoolError) -> None:
+        if self._failure is not None and not self._failure.done():
+            self._failure.set_exception(error)

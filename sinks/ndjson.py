@@ -1,0 +1,117 @@
+"""Lines as NDJSON: one object a line, encoded column by column. Pure.
+
+A line::
+
+    {"time":"2026-11-23T04:05:06.000000007Z","sandbox_id":"sbx-1","container":"main","line":0,
+     "text":"hello"}
+
+`display_name`, `tags` and `attributes` are there only when the stream has them, `part` only on the
+numbered parts of a line that was too long. Text that is not UTF-8 comes losslessly as
+`text_base64` in place of `text`.
+
+A gap record has an object under `gap` and neither `line` nor `text`. Whatever a sandbox prints
+arrives inside the string `text`, so that no output can look like a gap record.
+"""
+
+from __future__ import annotations
+
+from base64 import b64encode
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING, Any
+
+import orjson
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator, Sequence
+
+    from sinks.interface import Slice, Stream
+
+_NS_PER_S = 1_000_000_000
+
+
+def encode_lines(source: Slice, start: int = 0, stop: int | None = None) -> bytes:
+    """The slice's records from `start` to before `stop`, as whole NDJSON lines."""
+    stop = source.line_count if stop is None else stop
+    columns = source.columns
+    before, after = _wrapping(source)
+    texts = _json_texts(columns.texts[start:stop])
+    times = rfc3339_column(columns.stamps_ns[start:stop])
+    numbers = range(source.first_line + start, source.first_line + stop)
+    return "".join(
+        [
+            f'{{"time":"{time}{before}{number}{text}{after}'
+            for time, number, text in zip(times, numbers, texts, strict=True)
+        ]
+    ).encode()
+
+
+def encode_gap(source: Slice) -> bytes:
+    """A gap record as one NDJSON line; `time` is where the hole begins, as far as that is known."""
+    record = {"time": rfc3339(gap_stamp_ns(source)), **_fields(source.stream)}
+    return orjson.dumps({**record, "gap": dict(source.gap or {})}, option=orjson.OPT_APPEND_NEWLINE)
+
+
+def gap_stamp_ns(source: Slice) -> int:
+    """The moment a gap record belongs to: the last line before it, else the next thing known."""
+    gap = source.gap or {}
+    for name in ("from_stamp_ns", "to_stamp_ns", "noticed_ns"):
+        stamp_ns = gap.get(name)
+        if isinstance(stamp_ns, int) and stamp_ns > 0:
+            return stamp_ns
+    return source.received_ns
+
+
+def rfc3339(stamp_ns: int) -> str:
+    """A stamp as RFC 3339 in UTC, always with nine digits and `Z`."""
+    return next(rfc3339_column([stamp_ns]))
+
+
+def rfc3339_column(stamps_ns: Iterable[int]) -> Iterator[str]:
+    """Many stamps; those of one second, which mostly come together, share its calendar work."""
+    last_s = None
+    prefix = ""
+    for stamp_ns in stamps_ns:
+        second, fraction_ns = divmod(stamp_ns, _NS_PER_S)
+        if second != last_s:
+            moment = datetime.fromtimestamp(second, UTC)
+            prefix = moment.replace(tzinfo=None).isoformat() + "."
+            last_s = second
+        yield f"{prefix}{fraction_ns:09d}Z"
+
+
+def _fields(stream: Stream) -> dict[str, Any]:
+    fields: dict[str, Any] = {"sandbox_id": stream.sandbox_id, "container": stream.container}
+    if stream.display_name:
+        fields["display_name"] = stream.display_name
+    if stream.tags:
+        fields["tags"] = stream.tags
+    if stream.attributes:
+        fields["attributes"] = dict(stream.attributes)
+    return fields
+
+
+def _wrapping(source: Slice) -> tuple[str, str]:
+    """What stands between a line's time and its number, and what stands behind its text."""
+    fields = orjson.dumps(_fields(source.stream)).decode()
+    after = f',"part":{source.part}}}\n' if source.part else "}\n"
+    return f'",{fields[1:-1]},"line":', after
+
+
+def _json_texts(texts: Sequence[bytes]) -> list[str]:
+    """Each text as the member `,"text":"..."`."""
+    if not texts:
+        return []
+    try:
+        # One call for all: with indentation a newline stands behind every element, and inside a
+        # JSON string there is never one.
+        column = orjson.dumps([text.decode() for text in texts], option=orjson.OPT_INDENT_2)
+    except UnicodeDecodeError:
+        return [_json_text(text) for text in texts]
+    return [f',"text":{string}' for string in column.decode()[4:-2].split(",\n  ")]
+
+
+def _json_text(text: bytes) -> str:
+    try:
+        return f',"text":{orjson.dumps(text.decode()).decode()}'
+    except UnicodeDecodeError:
+        return f',"text_base64":"{b64encode(text).decode()}"'

@@ -1,0 +1,249 @@
+"""What a sink's tests need: state that survives a crash, sinks that behave as told, builders.
+
+Part of the public interface: a sink author's tests use it as this project's own do.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from sinks.interface import Batch, Columns, Slice, Stream
+from sinks.ndjson import rfc3339
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Mapping, Sequence
+
+    from sinks.interface import Sink, SinkState, StateChanges
+
+#: The stream of slices that name none.
+STREAM = Stream("sbx-1", "main")
+
+
+class MemoryState:
+    """A `SinkState` that plays the spool: it keeps what was remembered and what was committed.
+
+    A crash loses the changes that `write` returned and that nobody committed, and nothing else:
+    simply open a new sink on the same state.
+    """
+
+    def __init__(self, values: Mapping[str, bytes] | None = None) -> None:
+        self.values = dict(values or {})
+
+    def get(self, key: str) -> bytes | None:
+        """The value last remembered or committed under this key."""
+        return self.values.get(key)
+
+    async def remember(self, changes: Mapping[str, bytes | None]) -> None:
+        """Durable at once, as the interface promises."""
+        self.commit(changes)
+
+    def commit(self, changes: Mapping[str, bytes | None]) -> None:
+        """What the engine does after a delivery, together with moving its cursor."""
+        for key, value in changes.items():
+            if value is None:
+                self.values.pop(key, None)
+            else:
+                self.values[key] = value
+
+
+async def deliver(sink: Sink, state: MemoryState, *batches: Batch) -> None:
+    """Write batches as the engine does: each one's state changes are committed when it is done."""
+    for batch in batches:
+        state.commit(await sink.write(batch))
+
+
+@dataclass(frozen=True, slots=True)
+class Record:
+    """A line, a part of one, or a gap record, as `MemorySink` keeps it."""
+
+    sandbox_id: str
+    container: str
+    line: int
+    part: int
+    stamp_ns: int
+    text: bytes
+    gap: Mapping[str, str | int | None] | None = None
+
+
+class MemorySink:
+    """Keeps every record once, in order of first arrival.
+
+    Args:
+        records: Where they are kept; handed to a second sink it is what survived a crash.
+    """
+
+    def __init__(self, records: dict[tuple[str, str, int, int, str], Record] | None = None) -> None:
+        self.kept = {} if records is None else records
+        self.batches: list[Batch] = []
+
+    @property
+    def records(self) -> list[Record]:
+        """Everything kept so far."""
+        return list(self.kept.values())
+
+    async def open(self, state: SinkState) -> None:
+        """Nothing to do."""
+
+    async def write(self, batch: Batch) -> StateChanges:
+        """Keep the batch's records; one with the same record id is kept already."""
+        self.batches.append(batch)
+        for source in batch.slices:
+            for record in _records(source):
+                kind = "" if record.gap is None else str(sorted(record.gap.items(), key=str))
+                key = (record.sandbox_id, record.container, record.line, record.part, kind)
+                self.kept.setdefault(key, record)
+        return {}
+
+    async def close(self) -> None:
+        """Nothing to do."""
+
+
+class FailingSink:
+    """Fails as told, then hands over to another sink.
+
+    Args:
+        verdicts: What each `write` does, in order: raise this, or for None succeed. Afterwards
+            every write succeeds.
+        inner: Where successful writes go.
+        open_verdicts: The same for `open`.
+    """
+
+    def __init__(
+        self,
+        verdicts: Iterable[Exception | None],
+        inner: Sink | None = None,
+        *,
+        open_verdicts: Iterable[Exception | None] = (),
+    ) -> None:
+        self.inner: Sink = MemorySink() if inner is None else inner
+        self.attempts: list[Batch] = []
+        self._verdicts = iter(verdicts)
+        self._open_verdicts = iter(open_verdicts)
+
+    async def open(self, state: SinkState) -> None:
+        """Raise the next verdict for `open`, if there is one."""
+        verdict = next(self._open_verdicts, None)
+        if verdict is not None:
+            raise verdict
+        await self.inner.open(state)
+
+    async def write(self, batch: Batch) -> StateChanges:
+        """Raise the next verdict, if there is one."""
+        self.attempts.append(batch)
+        verdict = next(self._verdicts, None)
+        if verdict is not None:
+            raise verdict
+        return await self.inner.write(batch)
+
+    async def close(self) -> None:
+        """Close the inner sink."""
+        await self.inner.close()
+
+
+class SlowSink:
+    """Waits in every `write` until it is released.
+
+    Attributes:
+        entered: Set while a write waits, or has waited.
+        release: Set it to let writes through.
+    """
+
+    def __init__(self, inner: Sink | None = None) -> None:
+        self.inner: Sink = MemorySink() if inner is None else inner
+        self.entered = asyncio.Event()
+        self.release = asyncio.Event()
+
+    async def open(self, state: SinkState) -> None:
+        """Open the inner sink."""
+        await self.inner.open(state)
+
+    async def write(self, batch: Batch) -> StateChanges:
+        """Wait, then write."""
+        self.entered.set()
+        await self.release.wait()
+        return await self.inner.write(batch)
+
+    async def close(self) -> None:
+        """Close the inner sink."""
+        await self.inner.close()
+
+
+def slice_of(
+    lines: Sequence[tuple[int, bytes | str]],
+    *,
+    stream: Stream = STREAM,
+    first_line: int = 0,
+    part: int = 0,
+    ended: bool = True,
+) -> Slice:
+    """A slice of lines given as (stamp in nanoseconds, text).
+
+    Args:
+        lines: For a part, exactly one.
+        stream: Where they come from.
+        first_line: The line number of the first one.
+        part: 0 for whole lines, else the part's number; later parts carry no stamp.
+        ended: Whether the last line has its newline.
+    """
+    stamps_ns = [stamp_ns for stamp_ns, _ in lines]
+    texts = [text.encode() if isinstance(text, str) else text for _, text in lines]
+    heads = [b"" if part > 1 else rfc3339(stamp_ns).encode() + b" " for stamp_ns in stamps_ns]
+    raw = b"\n".join(head + text for head, text in zip(heads, texts, strict=True))
+    return Slice(
+        stream=stream,
+        first_line=first_line,
+        line_count=len(lines),
+        raw=raw + b"\n" if ended and lines else raw,
+        received_ns=max(stamps_ns, default=0),
+        decode=lambda _: Columns(stamps_ns, texts),
+        part=part,
+    )
+
+
+def gap_of(
+    *,
+    stream: Stream = STREAM,
+    first_line: int = 0,
+    cause: str = "anchor_lost",
+    from_stamp_ns: int = 0,
+    to_stamp_ns: int = 0,
+    noticed_ns: int = 1,
+    missing_bytes: int | None = None,
+) -> Slice:
+    """A gap record that stands before the line of this number."""
+    return Slice(
+        stream=stream,
+        first_line=first_line,
+        line_count=0,
+        raw=b"",
+        received_ns=noticed_ns,
+        decode=lambda _: Columns((), ()),
+        gap={
+            "cause": cause,
+            "after_line": first_line - 1,
+            "from_stamp_ns": from_stamp_ns,
+            "to_stamp_ns": to_stamp_ns,
+            "noticed_ns": noticed_ns,
+            "missing_bytes": missing_bytes,
+        },
+    )
+
+
+def batch_of(*slices: Slice, first_id: int = 1) -> Batch:
+    """A batch of these slices, one frame each."""
+    return Batch(first_id, first_id + max(0, len(slices) - 1), slices)
+
+
+def _records(source: Slice) -> list[Record]:
+    identity = source.stream.identity
+    if source.gap is not None:
+        stamp_ns = source.gap["from_stamp_ns"]
+        at_ns = stamp_ns if isinstance(stamp_ns, int) else 0
+        return [Record(*identity, source.first_line, 0, at_ns, b"", source.gap)]
+    columns = source.columns
+    return [
+        Record(*identity, source.first_line + index, source.part, stamp_ns, text)
+        for index, (stamp_ns, text) in enumerate(zip(columns.stamps_ns, columns.texts, strict=True))
+    ]
