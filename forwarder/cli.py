@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 import asyncio
+import dataclasses
 import enum
-import json
 import os
 import signal
 import sys
 from contextlib import contextmanager
-from datetime import UTC, datetime
+from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, NoReturn
 
+import orjson
 import typer
 from rich.console import Console
 
@@ -22,7 +23,8 @@ from forwarder.logs import configure_logs
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from forwarder.config import Settings
+    from forwarder.config import Settings, SourceSettings
+    from forwarder.console import LogsRequest
 
 
 class ExitCode(enum.IntEnum):
@@ -64,13 +66,16 @@ def run(
     *,
     until_complete: Annotated[
         bool,
-        typer.Option(help="Exit 0 once every sandbox has ended and every sink has everything."),
+        typer.Option(
+            "--until-complete",
+            help="Exit 0 once every selected sandbox has ended and every sink has everything.",
+        ),
     ] = False,
 ) -> None:
     """Follow, and forward, until told to stop.
 
-    SIGTERM and SIGINT stop: reading ends, what was read is committed, and sinks get their drain
-    time; a second one leaves at once. Nothing that is not delivered by then is lost.
+    SIGTERM and SIGINT stop it: reading ends, what was read is committed, and the sinks get their
+    drain time. A second signal ends it at once. Either way nothing is lost.
     """
     with exits():
         settings = _load(config)
@@ -80,20 +85,83 @@ def run(
 
 @app.command()
 def validate(config: ConfigOption, *, as_json: JsonOption = False) -> None:
-    """Check a configuration, without touching anything: no network, no files but this one."""
+    """Check a configuration without touching anything else: no network, no directories."""
     from forwarder.config import InvalidConfigError, describe
 
-    try:
-        with exits(json_errors=as_json):
+    with exits():
+        try:
             settings = _load(config)
-    except typer.Exit:
-        raise
-    _ = InvalidConfigError
+        except InvalidConfigError as error:
+            if as_json:
+                problems = [
+                    {"file": one.file, "line": one.line, "path": one.path, "text": one.text}
+                    for one in error.problems
+                ]
+                _print_json({"valid": False, "problems": problems})
+                raise typer.Exit(ExitCode.CONFIG) from None
+            raise
     if as_json:
-        typer.echo(json.dumps({"valid": True, "settings": describe(settings)}, indent=2))
+        _print_json({"valid": True, "settings": describe(settings)})
     else:
         sinks = ", ".join(f"{name} ({sink.type})" for name, sink in settings.sinks.items())
-        typer.echo(f"{config}: valid; follows {len(settings.sandboxes)} selector(s) into {sinks}")
+        typer.echo(f"{config} is valid. Sinks: {sinks}.")
+
+
+@app.command()
+def logs(
+    sandbox_id: Annotated[str, typer.Argument(metavar="ID", help="The sandbox's id.")],
+    *,
+    follow: Annotated[
+        bool, typer.Option("--follow", "-f", help="Go on until the sandbox ends.")
+    ] = False,
+    tail: Annotated[
+        int | None, typer.Option("--tail", min=0, help="Only so many of the newest lines.")
+    ] = None,
+    since: Annotated[
+        str | None,
+        typer.Option(
+            "--since", metavar="T", help="Only lines since then: 2026-01-02T03:04:05Z, or 10m ago."
+        ),
+    ] = None,
+    timestamps: Annotated[
+        bool, typer.Option("--timestamps", "-t", help="Keep each line's stamp.")
+    ] = False,
+    container: Annotated[
+        str, typer.Option("--container", metavar="C", help="A container; the primary by default.")
+    ] = "",
+    raw: Annotated[
+        bool, typer.Option("--raw", help="Do not escape control characters on a terminal.")
+    ] = False,
+    config: Annotated[
+        Path | None,
+        typer.Option(
+            "--config",
+            "-c",
+            metavar="FILE",
+            help="Take the API's address and key from here instead of CWSANDBOX_BASE_URL and"
+            " CWSANDBOX_API_KEY.",
+        ),
+    ] = None,
+) -> None:
+    """Print a sandbox's log, without losing or repeating a line when the connection breaks."""
+    from forwarder.console import LogsRequest, parse_since
+
+    try:
+        since_ns = parse_since(since) if since is not None else None
+    except ValueError as error:
+        raise typer.BadParameter(str(error), param_hint="--since") from error
+    request = LogsRequest(
+        sandbox_id,
+        container=container,
+        follow=follow,
+        tail_lines=tail,
+        since_ns=since_ns,
+        timestamps=timestamps,
+        raw=raw or not sys.stdout.isatty(),
+    )
+    with exits():
+        configure_logs(level="error", form="auto")
+        asyncio.run(_logs(request, config))
 
 
 @app.command()
@@ -110,43 +178,84 @@ def status(config: ConfigOption, *, as_json: JsonOption = False) -> None:
             overview_of(state), daemon_pid=is_locked(state), now_ns=SystemClock().time_ns()
         )
     if as_json:
-        typer.echo(json.dumps(document, indent=2))
+        _print_json(document)
     else:
         Console().print(render_status(document))
 
 
+@app.command()
+def local(
+    *,
+    port: Annotated[int, typer.Option(min=0, max=65535, help="0 takes a free one.")] = 8642,
+    api_key: Annotated[
+        str, typer.Option(help="The key that clients must send; made up when not given.")
+    ] = "",
+    as_json: JsonOption = False,
+) -> None:
+    """Run a local sandbox service that speaks the real API: for development and tests.
+
+    It runs every sandbox's command as a process on this machine, and listens on loopback only. Its
+    further settings, and the faults it can inject, are options of `python -m forwarder.local`.
+    """
+    with exits():
+        _want_local_extra()
+        from forwarder.local.runner import run_local, run_local_json
+        from forwarder.local.settings import LocalSettings
+
+        settings = LocalSettings(port=port)
+        if api_key:
+            settings = dataclasses.replace(settings, api_key=api_key)
+        try:
+            (run_local_json if as_json else run_local)(settings)
+        except OSError as error:
+            raise errors.UsageError(f"cannot listen on port {port}: {error.strerror}") from error
+
+
+@app.command()
+def demo(
+    *,
+    directory: Annotated[
+        Path | None, typer.Option(help="Where the output goes; a new directory here by default.")
+    ] = None,
+) -> None:
+    """Forward real processes' output, break everything on purpose, and count the lines."""
+    with exits():
+        _want_local_extra()
+        from forwarder.demo import run_demo
+
+        if not run_demo(directory):
+            raise typer.Exit(ExitCode.INTERNAL)
+
+
 @contextmanager
-def exits(*, json_errors: bool = False) -> Iterator[None]:
+def exits() -> Iterator[None]:
     """Turn the errors that end a command into a message and an exit code."""
     try:
         yield
     except errors.ForwarderError as error:
-        code = _exit_code(error)
-        if json_errors:
-            typer.echo(json.dumps({"valid": False, "error": str(error)}, indent=2))
-        else:
-            typer.echo(f"{_headline(code)}{error}", err=True)
-        raise typer.Exit(code) from error
+        prefix = "" if isinstance(error, errors.ConfigError) else "sandbox-forwarder: "
+        typer.echo(f"{prefix}{error}", err=True)
+        raise typer.Exit(_exit_code(error)) from error
+    except BrokenPipeError:
+        # Whoever read our output has seen enough. Python would complain once more at its end.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        raise typer.Exit(ExitCode.DONE) from None
+
+
+#: The first that fits counts, so the more special errors stand first.
+_EXIT_CODES: tuple[tuple[type[errors.ForwarderError], ExitCode], ...] = (
+    (errors.ConfigError, ExitCode.CONFIG),
+    (errors.UsageError, ExitCode.USAGE),
+    (errors.SpoolLockedError, ExitCode.LOCKED),
+    (errors.SpoolError, ExitCode.SPOOL),
+    (errors.CredentialsRefusedError, ExitCode.REFUSED),
+    (errors.SandboxNotFoundError, ExitCode.USAGE),
+    (errors.SourceError, ExitCode.UNAVAILABLE),
+)
 
 
 def _exit_code(error: errors.ForwarderError) -> ExitCode:
-    match error:
-        case errors.ConfigError():
-            return ExitCode.CONFIG
-        case errors.SpoolLockedError():
-            return ExitCode.LOCKED
-        case errors.SpoolError():
-            return ExitCode.SPOOL
-        case errors.CredentialsRefusedError():
-            return ExitCode.REFUSED
-        case errors.SourceError():
-            return ExitCode.UNAVAILABLE
-        case _:
-            return ExitCode.INTERNAL
-
-
-def _headline(code: ExitCode) -> str:
-    return "" if code is ExitCode.CONFIG else "sandbox-forwarder: "
+    return next((code for kind, code in _EXIT_CODES if isinstance(error, kind)), ExitCode.INTERNAL)
 
 
 def _load(path: Path) -> Settings:
@@ -156,17 +265,67 @@ def _load(path: Path) -> Settings:
     return load_settings(path, sink_types=sink_settings_types(), env=os.environ)
 
 
+def _source_from_environment() -> SourceSettings:
+    """The API as CWSANDBOX_BASE_URL and CWSANDBOX_API_KEY say."""
+    from pydantic import ValidationError
+
+    from forwarder.config import SourceSettings
+
+    if not os.environ.get("CWSANDBOX_API_KEY"):
+        raise errors.ConfigError("no credentials: set CWSANDBOX_API_KEY, or give --config FILE")
+    values = {"api_key": os.environ["CWSANDBOX_API_KEY"]}
+    if os.environ.get("CWSANDBOX_BASE_URL"):
+        values["base_url"] = os.environ["CWSANDBOX_BASE_URL"]
+    try:
+        return SourceSettings.model_validate(values)
+    except ValidationError as error:
+        problems = "; ".join(
+            f"CWSANDBOX_{'_'.join(map(str, one['loc'])).upper()}: {one['msg']}"
+            if one["loc"]
+            else one["msg"]
+            for one in error.errors(include_input=False)
+        )
+        raise errors.ConfigError(problems) from None
+
+
 async def _run(settings: Settings, *, until_complete: bool) -> None:
     from forwarder.app import Daemon
 
     stop = asyncio.Event()
-    with stopping(stop):
+    with _stopping(stop):
         async with Daemon.open(settings) as daemon:
             await daemon.run(stop, until_complete=until_complete)
 
 
+async def _logs(request: LogsRequest, config: Path | None) -> None:
+    from forwarder.app import follow_settings, make_source
+    from forwarder.console import show_logs
+
+    settings = _load(config).source if config is not None else _source_from_environment()
+    source = make_source(settings)
+    stop = asyncio.Event()
+    with _stopping(stop):
+        showing = asyncio.ensure_future(
+            show_logs(
+                source,
+                request,
+                follow_settings(settings),
+                output=sys.stdout.buffer,
+                tell=lambda text: typer.echo(f"sandbox-forwarder: {text}", err=True),
+            )
+        )
+        stopped = asyncio.ensure_future(stop.wait())
+        await asyncio.wait({showing, stopped}, return_when=asyncio.FIRST_COMPLETED)
+        for task in (showing, stopped):
+            task.cancel()
+        results = await asyncio.gather(showing, return_exceptions=True)
+        await source.close()
+    if isinstance(results[0], Exception):
+        raise results[0]
+
+
 @contextmanager
-def stopping(stop: asyncio.Event) -> Iterator[None]:
+def _stopping(stop: asyncio.Event) -> Iterator[None]:
     """SIGTERM and SIGINT set `stop`; the second one ends the process there and then."""
     loop = asyncio.get_running_loop()
     signals = (signal.SIGTERM, signal.SIGINT)
@@ -186,4 +345,15 @@ def stopping(stop: asyncio.Event) -> Iterator[None]:
             loop.remove_signal_handler(number)
 
 
-_ = (UTC, datetime)
+def _want_local_extra() -> None:
+    """The local service's dependencies are an extra; say so instead of failing at an import."""
+    missing = [name for name in ("connectrpc", "hypercorn", "cwsandbox") if not find_spec(name)]
+    if missing:
+        raise errors.UsageError(
+            f'this needs the extra "local" ({", ".join(missing)} not installed):'
+            " pip install 'sandbox-forwarder[local]'"
+        )
+
+
+def _print_json(document: object) -> None:
+    typer.echo(orjson.dumps(document, option=orjson.OPT_INDENT_2).decode())

@@ -11,6 +11,10 @@ class ConfigError(ForwarderError):
     """The configuration cannot be used. The message holds every problem, each with its place."""
 
 
+class UsageError(ForwarderError):
+    """A command was asked for something that cannot be done as asked (exit 2)."""
+
+
 class SourceError(ForwarderError):
     """The sandbox API answered with an error, or did not answer.
 

@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from forwarder.metrics import Metrics
     from forwarder.model import Sandbox, StreamInfo
     from forwarder.source.interface import LogEntry, LogSource
-    from forwarder.spool.interface import Spool
+    from forwarder.spool.interface import StreamStore
 
 #: Lines of one stream that a re-read is compared with, at most.
 TAIL_BYTES = 64 << 20
@@ -61,6 +61,21 @@ class FollowSettings:
         return self.overlap_ns + 2 * SECOND_NS
 
 
+@dataclass(frozen=True, slots=True)
+class Begin:
+    """Where a stream begins of which nothing was taken yet: the very beginning, by default.
+
+    Attributes:
+        since_ns: Lines from this time on.
+        tail_lines: Only so many of the newest lines.
+        follow: Whether to go on with what comes; else what is there is read once.
+    """
+
+    since_ns: int | None = None
+    tail_lines: int | None = None
+    follow: bool = True
+
+
 class Follower:
     """Follows one stream from its checkpoint until its sandbox ends; a `Feeder` of the intake."""
 
@@ -70,11 +85,12 @@ class Follower:
         *,
         container: str,
         source: LogSource,
-        spool: Spool,
+        spool: StreamStore,
         intake: Intake,
         settings: FollowSettings,
         clock: Clock,
         metrics: Metrics,
+        begin: Begin = Begin(),
     ) -> None:
         """Prepare to follow; `container` is what the API is asked for, empty for the primary."""
         self.info = info
@@ -86,6 +102,7 @@ class Follower:
         self._settings = settings
         self._clock = clock
         self._metrics = metrics
+        self._begin = begin
         self._log = structlog.get_logger().bind(
             sandbox=info.key.sandbox_id, container=info.key.container
         )
@@ -145,7 +162,10 @@ class Follower:
             max_line_bytes=self._settings.max_line_bytes,
             overlap_ns=self._settings.overlap_ns,
         )
-        await self._follow(self._taker)
+        if self._begin.follow:
+            await self._follow(self._taker)
+        else:
+            await self._catch_up(self._taker, read_to_end=False)
         await self._intake.flush()
         return self.state
 
@@ -189,11 +209,14 @@ class Follower:
             max_bytes=TAIL_BYTES,
         )
         taker.reopen(tail)
+        since = since_ns(taker.checkpoint, overlap_ns, tail_from_ns=tail.from_ns)
+        begin = self._begin if since is None else Begin(since)
         return LogRequest(
             self.info.key.sandbox_id,
             self._container,
             follow=follow,
-            since_ns=since_ns(taker.checkpoint, overlap_ns, tail_from_ns=tail.from_ns),
+            since_ns=begin.since_ns,
+            tail_lines=begin.tail_lines,
         )
 
     async def _read(self, taker: Taker, request: LogRequest) -> SourceError | None:

@@ -16,7 +16,7 @@ from forwarder.retry import Backoff, retry_forever
 if TYPE_CHECKING:
     from forwarder.clock import Clock
     from forwarder.metrics import Metrics
-    from forwarder.spool.interface import Spool, StreamCommit
+    from forwarder.spool.interface import StreamCommit, StreamStore
 
 #: A commit that has grown to this size does not wait for its time.
 COMMIT_BYTES = 8 << 20
@@ -39,7 +39,7 @@ class Intake:
 
     def __init__(
         self,
-        spool: Spool,
+        spool: StreamStore,
         *,
         interval_s: float,
         buffer_bytes: int,

@@ -6,6 +6,7 @@ import re
 from typing import TYPE_CHECKING, Final
 
 from forwarder.config.problems import Report, listed, nearest
+from forwarder.config.reader import read_tree
 from forwarder.config.settings import (
     CREDENTIAL_KEYS,
     SINK_NAME_PATTERN,
@@ -13,7 +14,7 @@ from forwarder.config.settings import (
     Settings,
 )
 from forwarder.config.substitution import substitute_tree
-from forwarder.config.tree import MapNode, Scalar, locate, read_tree
+from forwarder.config.tree import MapNode, Scalar, locate
 from forwarder.config.validation import validate
 from forwarder.config.words import NO_VALUE, required, show
 

@@ -85,7 +85,8 @@ class Report:
         """
         if self.problems:
             unique = dict.fromkeys(self.problems)
-            raise InvalidConfigError(sorted(unique, key=lambda problem: problem.line or 0))
+            # What is being handled, if anything, quotes the file.
+            raise InvalidConfigError(sorted(unique, key=_by_line)) from None
 
 
 def dotted(loc: Loc) -> str:
@@ -128,3 +129,7 @@ def nearest(word: str, known: Iterable[str]) -> str | None:
 
 def _shape(word: str) -> str:
     return word.lower().replace("-", "_")
+
+
+def _by_line(problem: Problem) -> int:
+    return problem.line or 0

@@ -13,6 +13,7 @@ from hypercorn.app_wrappers import ASGIWrapper
 from hypercorn.asyncio.tcp_server import TCPServer
 from hypercorn.asyncio.worker_context import WorkerContext
 from hypercorn.config import Config
+from hypercorn.events import Event, Updated
 from hypercorn.typing import ConnectionState
 
 if TYPE_CHECKING:
@@ -42,11 +43,22 @@ class Connection:
 
 
 class _HttpConnection(TCPServer):
-    """Hypercorn's handler, which otherwise outlives its client by the keep-alive time."""
+    """Hypercorn's handler of one connection, which ends when its client has gone.
+
+    Its own would stay for the whole keep-alive time, waiting for another request.
+    """
+
+    _client_gone = False
 
     async def _read_data(self) -> None:
         await super()._read_data()
+        self._client_gone = True
         await self.idle_task.stop()
+
+    async def protocol_send(self, event: Event) -> None:
+        """Send, or begin to wait for the next request, which nobody will make any more."""
+        if not (self._client_gone and isinstance(event, Updated)):
+            await super().protocol_send(event)
 
 
 class Listener:

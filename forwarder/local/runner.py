@@ -18,10 +18,10 @@ if TYPE_CHECKING:
     from forwarder.local.settings import LocalSettings
 
 _BANNER = """\
-[bold]Local sandbox service[/bold] — a development and test tool
+Local sandbox service — a development and test tool
 
 It speaks the CoreWeave Sandbox API on {base_url}.
-Every sandbox's command runs [bold]as a process of this machine, as you[/bold]; hence loopback only
+Every sandbox's command runs as a process of this machine, as you; hence loopback only
 and the key below. Images are ignored, nothing is isolated, and all of it ends with this
 program (Ctrl-C).
 
@@ -34,8 +34,8 @@ Start a sandbox (the vendor's SDK does too, but stops it when its program exits)
 
   curl $CWSANDBOX_BASE_URL/coreweave.sandbox.v1.SandboxService/CreateSandbox \\
     -H "Authorization: Bearer $CWSANDBOX_API_KEY" -H 'Content-Type: application/json' \\
-    -d '{{"sandbox": {{"spec": {{"tags": \\["demo"], "containers": \\[{{"name": "main",
-         "command": "sh", "args": \\["-c", "while date; do sleep 1; done"]}}]}}}}}}'
+    -d '{{"sandbox": {{"spec": {{"tags": ["demo"], "containers": [{{"name": "main",
+         "command": "sh", "args": ["-c", "while date; do sleep 1; done"]}}]}}}}}}'
 
 And look at it:
 
@@ -56,7 +56,7 @@ def run_local(settings: LocalSettings) -> None:
     asyncio.run(
         _run(
             settings,
-            lambda server: console.print(_banner(server)),
+            lambda server: console.print(banner(server.base_url, server.api_key), markup=False),
         )
     )
 
@@ -66,8 +66,9 @@ def run_local_json(settings: LocalSettings) -> None:
     asyncio.run(_run(settings, _print_json))
 
 
-def _banner(server: LocalServer) -> str:
-    return _BANNER.format(base_url=server.base_url, api_key=server.api_key)
+def banner(base_url: str, api_key: str) -> str:
+    """What a person reads when the service is ready."""
+    return _BANNER.format(base_url=base_url, api_key=api_key)
 
 
 async def _run(settings: LocalSettings, ready: Callable[[LocalServer], None]) -> None:

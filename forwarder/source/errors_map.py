@@ -127,13 +127,14 @@ def connect_failure(error: object) -> Failure | None:
     Returns:
         None when this is not a Connect error: a proxy's JSON, for example.
     """
-    if not isinstance(error, Mapping) or error.get("code") not in CONNECT_CODES:
+    code = error.get("code") if isinstance(error, Mapping) else None
+    if not isinstance(error, Mapping) or not isinstance(code, str) or code not in CONNECT_CODES:
         return None
     message = error.get("message")
     details = error.get("details")
     reason, retry_after_s = _read_details(_connect_details(details))
     return Failure(
-        code=str(error["code"]),
+        code=code,
         message=message if isinstance(message, str) else "",
         reason=reason,
         retry_after_s=retry_after_s,

@@ -78,8 +78,9 @@ def state_from_json(value: object) -> SandboxState:
     """A state by name (`STATE_RUNNING`) or number; one that we do not know is UNSPECIFIED."""
     if isinstance(value, str):
         return SandboxState.__members__.get(value.removeprefix("STATE_"), SandboxState.UNSPECIFIED)
-    if isinstance(value, int) and value in SandboxState.__members__.values():
-        return SandboxState(value)
+    number = _integer(value)
+    if number in SandboxState.__members__.values():
+        return SandboxState(number)
     return SandboxState.UNSPECIFIED
 
 

@@ -144,24 +144,11 @@ class SpoolOverview:
     sinks: Sequence[SinkOverview]
 
 
-class Spool(Protocol):
-    """The storage of the daemon. All methods are safe to call from one event loop."""
-
-    @property
-    def last_frame_id(self) -> int:
-        """The id of the newest committed frame, 0 when there never was one."""
-        ...
-
-    async def wait_beyond(self, frame_id: int) -> None:
-        """Return once a frame with a higher id is committed."""
-        ...
+class StreamStore(Protocol):
+    """Where followers put what they take: all of the spool that following needs."""
 
     async def open_stream(self, info: StreamInfo) -> StreamRecord:
         """The stream of this identity, made when new; its attributes become `info`'s."""
-        ...
-
-    def stream_info(self, stream_id: int) -> StreamInfo:
-        """What is known of a stream, from memory."""
         ...
 
     async def commit(self, commits: Sequence[StreamCommit]) -> None:
@@ -178,6 +165,23 @@ class Spool(Protocol):
 
         At most about `max_bytes` of lines; then `Tail.from_ns` says where it begins.
         """
+        ...
+
+
+class Spool(StreamStore, Protocol):
+    """The storage of the daemon. All methods are safe to call from one event loop."""
+
+    @property
+    def last_frame_id(self) -> int:
+        """The id of the newest committed frame, 0 when there never was one."""
+        ...
+
+    async def wait_beyond(self, frame_id: int) -> None:
+        """Return once a frame with a higher id is committed."""
+        ...
+
+    def stream_info(self, stream_id: int) -> StreamInfo:
+        """What is known of a stream, from memory."""
         ...
 
     async def open_sink(self, name: str, *, from_oldest: bool) -> SinkRecord:

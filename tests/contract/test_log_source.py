@@ -23,7 +23,7 @@ from forwarder.model import Container, Sandbox, SandboxState
 from forwarder.source.connect import ConnectSource
 from forwarder.source.grpc import STREAMS_PER_CHANNEL, GrpcSource
 from forwarder.source.interface import LogEntry, LogRequest, LogSource
-from forwarder.source.messages_pb2 import ListSandboxesResponse
+from forwarder.source.messages_pb2 import ListSandboxesResponse, State
 from forwarder.source.messages_pb2 import Sandbox as SandboxMessage
 from tests.fakes.api import (
     ConnectApi,
@@ -292,8 +292,9 @@ async def test_a_host_that_has_no_address_is_an_outage(world: World) -> None:
         await source.get_sandbox("sbx-1")
 
 
-async def test_a_server_that_does_not_speak_tls_is_an_outage(world: World) -> None:
-    source = await world.source(world.api.base_url.replace("http://", "https://"))
+async def test_a_server_that_does_not_answer_in_tls_is_an_outage(world: World) -> None:
+    tls_url = world.api.base_url.replace("http://", "https://")
+    source = await world.source(tls_url, connect_timeout_s=0.3)
     with pytest.raises(SourceUnavailableError):
         await source.get_sandbox("sbx-1")
 
@@ -319,6 +320,7 @@ async def test_leaving_a_stream_closes_it_at_once(world: World) -> None:
     source = await world.source()
     async with source.read_logs(LogRequest("sbx-1")) as batches:
         assert [e.data for e in await anext(aiter(batches))] == [b"one\n"]
+        await world.api.holding.wait()
     await world.api.left.wait()
 
 
@@ -409,7 +411,7 @@ async def test_a_key_is_never_sent_in_the_clear_to_another_machine(world: World)
 
 def sandbox_message(sandbox_id: str) -> SandboxMessage:
     message = SandboxMessage(sandbox_id=sandbox_id)
-    message.status.state = 2
+    message.status.state = State.STATE_RUNNING
     return message
 
 
@@ -420,7 +422,7 @@ async def test_a_sandbox_is_read_with_everything_that_log_forwarding_needs(world
     message.spec.annotations["team"] = "a"
     message.spec.containers.add(name="main", image="python:3.11", primary=True)
     message.spec.containers.add(name="side")
-    message.status.state = 4
+    message.status.state = State.STATE_FAILED
     message.status.exit_code = 0
     message.status.runner_id = "r1"
     message.status.create_time.FromNanoseconds(1_700_000_000_000_000_001)
@@ -453,8 +455,8 @@ async def test_a_state_from_the_future_is_not_an_end(world: World) -> None:
 
 async def test_a_listing_follows_every_page_with_the_same_question(world: World) -> None:
     world.api.answer(
-        ListSandboxesResponse(sandboxes=[sandbox_message("a")], next_page_token="p2"),  # noqa: S106
-        ListSandboxesResponse(next_page_token="p3"),  # noqa: S106
+        ListSandboxesResponse(sandboxes=[sandbox_message("a")], next_page_token="p2"),
+        ListSandboxesResponse(next_page_token="p3"),
         ListSandboxesResponse(sandboxes=[sandbox_message("a"), sandbox_message("b")]),
     )
     source = await world.source()
@@ -468,7 +470,7 @@ async def test_a_listing_follows_every_page_with_the_same_question(world: World)
 
 async def test_a_listing_whose_second_page_fails_fails_as_a_whole(world: World) -> None:
     world.api.answer(
-        ListSandboxesResponse(sandboxes=[sandbox_message("a")], next_page_token="p2"),  # noqa: S106
+        ListSandboxesResponse(sandboxes=[sandbox_message("a")], next_page_token="p2"),
         Fail("unavailable"),
     )
     with pytest.raises(SourceUnavailableError):
@@ -476,7 +478,7 @@ async def test_a_listing_whose_second_page_fails_fails_as_a_whole(world: World) 
 
 
 async def test_a_listing_that_repeats_a_page_token_is_refused(world: World) -> None:
-    page = ListSandboxesResponse(sandboxes=[sandbox_message("a")], next_page_token="p2")  # noqa: S106
+    page = ListSandboxesResponse(sandboxes=[sandbox_message("a")], next_page_token="p2")
     world.api.answer(page, page)
     with pytest.raises(SourceUnavailableError, match="repeats"):
         await (await world.source()).list_sandboxes()

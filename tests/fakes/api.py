@@ -360,7 +360,10 @@ class GrpcApi(FakeApi):
 
     async def _logs(self, message: Message, context: Any) -> AsyncIterator[Message]:
         self._note("StreamLogs", message, context)
-        for step in self.streams.popleft():
+        steps = self.streams.popleft()
+        if steps and not isinstance(steps[0], Fail):
+            await context.send_initial_metadata(())
+        for step in steps:
             if isinstance(step, Send):
                 for each in step.entries:
                     yield each
@@ -380,8 +383,6 @@ class GrpcApi(FakeApi):
             case Hold() | Cut():
                 if isinstance(step, Cut):
                     self._stops.add(asyncio.ensure_future(self._server.stop(None)))
-                else:
-                    await context.send_initial_metadata(())
                 self.holding.set()
                 try:
                     await asyncio.Event().wait()

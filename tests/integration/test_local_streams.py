@@ -370,6 +370,6 @@ async def test_hundreds_of_followers_on_one_connection_all_get_every_line() -> N
 
 async def everything(call: Any) -> bytes:
     data = b""
-    while (entry := await call.read()) is not grpc.aio.EOF:
+    while isinstance(entry := await call.read(), pb.LogEntry):
         data += entry.data
     return data

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import errno
+import fcntl
 import logging
 import os
 import shutil
@@ -143,12 +144,10 @@ async def test_what_somebody_has_to_mend_holds_the_sink(bench: Bench, number: in
 
 
 async def test_what_has_to_be_mended_is_reported_before_what_may_pass(bench: Bench) -> None:
-    sink = await bench.sink("{sandbox_id}.log", max_open_files=1)
+    sink = await bench.sink("{sandbox_id}.log")
     bench.disk.errors["open_file"].extend([errno.EIO, errno.EACCES])
-    wide = await bench.sink("{sandbox_id}.log")
     with pytest.raises(SinkMisconfiguredError):
-        await wide.write(batch_of(*one("x").slices, *one("y", stream=OTHER).slices))
-    await sink.close()
+        await sink.write(batch_of(*one("x").slices, *one("y", stream=OTHER).slices))
 
 
 def _symbolic_link(path: Path) -> None:
@@ -493,6 +492,38 @@ async def test_a_file_system_without_directory_syncs_is_used_as_it_is(bench: Ben
         patch.setattr(os, "fsync", refuse)
         await bench.deliver(await bench.sink(), one("x"))
     assert bench.path.exists()
+
+
+@pytest.mark.parametrize("number", [errno.ENOLCK, errno.EOPNOTSUPP])
+async def test_a_file_system_without_locks_is_used_as_it_is(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch, number: int
+) -> None:
+    def refuse(fd: int, operation: int) -> None:
+        raise OSError(number, "no")
+
+    monkeypatch.setattr(fcntl, "flock", refuse)
+    await bench.deliver(await bench.sink(), one("x"))
+    assert bench.path.exists()
+
+
+async def test_any_other_trouble_with_the_lock_is_trouble(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(fd: int, operation: int) -> None:
+        raise OSError(errno.EIO, "no")
+
+    sink = await bench.sink()
+    monkeypatch.setattr(fcntl, "flock", refuse)
+    with pytest.raises(SinkUnavailableError):
+        await sink.write(one("x"))
+
+
+async def test_a_directory_that_cannot_be_written_holds_the_sink_at_open(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(os, "access", lambda path, mode: path != str(bench.root))
+    with pytest.raises(SinkMisconfiguredError, match="permission denied"):
+        await bench.sink()
 
 
 @pytest.fixture

@@ -1,0 +1,127 @@
+"""The border between HTTP libraries and our errors."""
+
+from __future__ import annotations
+
+import asyncio
+import inspect
+import socket
+import ssl
+from typing import TYPE_CHECKING, Any, cast
+
+import aiohttp
+import aiohttp.http_exceptions
+import httpx
+import pytest
+from aiohttp.client_reqrep import ConnectionKey
+
+from forwarder.errors import SourceUnavailableError
+from forwarder.source.transport import _new_socket, foreign_errors, new_client
+
+if TYPE_CHECKING:
+    from types import ModuleType
+
+#: Errors of the program, not of the surroundings, or never raised by a client like ours.
+OURS = {
+    httpx.CookieConflict,  # no cookies are kept
+    httpx.HTTPStatusError,  # covered below: it needs a response
+    aiohttp.WSMessageTypeError,  # no web sockets
+}
+
+
+def exceptions_of(module: ModuleType) -> set[type[Exception]]:
+    return {
+        kind
+        for _, kind in inspect.getmembers(module, inspect.isclass)
+        if issubclass(kind, Exception) and kind.__module__.split(".")[0] in {"httpx", "aiohttp"}
+    }
+
+
+def make(kind: type[Exception]) -> Exception:
+    """An instance; the odd ones need what they were made for."""
+    key = ConnectionKey(
+        "h", 1, is_ssl=False, ssl=True, proxy=None, proxy_auth=None, proxy_headers_hash=None
+    )
+    makers: list[tuple[Any, ...]] = [
+        ("as tested",),
+        (),
+        (key, OSError(1, "as tested")),
+        (key, ssl.CertificateError("as tested")),
+        ("/socket", key, OSError(1, "as tested")),
+        (b"expected", b"got", "h", 1),
+        (cast("Any", None), ()),
+        ("line", "10", "11"),
+    ]
+    for arguments in makers:
+        try:
+            error = kind(*arguments)
+            str(error)
+        except (TypeError, AttributeError):
+            continue
+        return error
+    raise AssertionError(f"no way known to make {kind}")
+
+
+FOREIGN = sorted(
+    (exceptions_of(httpx) | exceptions_of(aiohttp) | exceptions_of(aiohttp.http_exceptions)) - OURS,
+    key=lambda kind: f"{kind.__module__}.{kind.__name__}",
+)
+SYSTEM = [
+    OSError,
+    ConnectionResetError,
+    BrokenPipeError,
+    TimeoutError,
+    socket.gaierror,
+    ssl.SSLError,
+    ssl.SSLCertVerificationError,
+    EOFError,
+]
+
+
+def test_the_libraries_still_have_their_exceptions_where_we_look() -> None:
+    assert {httpx.ReadError, aiohttp.ClientPayloadError, aiohttp.ServerDisconnectedError} <= set(
+        FOREIGN
+    )
+    assert len(FOREIGN) > 40
+
+
+@pytest.mark.parametrize("kind", [*FOREIGN, *SYSTEM])
+def test_every_foreign_exception_is_an_outage(kind: type[Exception]) -> None:
+    original = make(kind)
+    with pytest.raises(SourceUnavailableError) as caught, foreign_errors("GetSandbox"):
+        raise original
+    assert caught.value.code == "connection"
+    assert caught.value.__cause__ is original
+    assert str(caught.value).startswith("GetSandbox failed: ")
+
+
+def test_a_wrapped_cause_is_the_one_named() -> None:
+    wrapped = httpx.ConnectTimeout("misleading")
+    wrapped.__cause__ = aiohttp.ServerDisconnectedError()
+    with (
+        pytest.raises(SourceUnavailableError, match="ServerDisconnectedError"),
+        foreign_errors("GetSandbox"),
+    ):
+        raise wrapped
+
+
+@pytest.mark.parametrize("kind", [asyncio.CancelledError, ValueError, RuntimeError])
+def test_cancellation_and_mistakes_of_the_program_pass(kind: type[BaseException]) -> None:
+    with pytest.raises(kind), foreign_errors("GetSandbox"):
+        raise kind
+
+
+def test_a_socket_notices_a_peer_that_vanished() -> None:
+    with _new_socket(
+        (socket.AF_INET, socket.SOCK_STREAM, socket.IPPROTO_TCP, "", ("::", 0))
+    ) as new:
+        assert new.getsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE) == 1
+        assert new.getsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPIDLE) == 20
+        assert new.getsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT) == 40_000
+
+
+async def test_certificates_are_verified() -> None:
+    client = new_client(None, secure=True)
+    context = client._transport.ssl_context  # type: ignore[attr-defined] - the adapter's own
+    assert context.verify_mode is ssl.CERT_REQUIRED
+    assert context.check_hostname
+    await client.aclose()
