@@ -12,9 +12,13 @@ from typing import TYPE_CHECKING, assert_never
 
 import structlog
 
+from forwarder.admin.health import Health
+from forwarder.admin.server import AdminServer
+from forwarder.admin.systemd import keep_watchdog
 from forwarder.clock import SystemClock
 from forwarder.discovery import Discovery, Selector, Wanted
 from forwarder.dispatcher import Dispatcher
+from forwarder.errors import ConfigError
 from forwarder.follower import Follower, FollowSettings
 from forwarder.intake import Intake
 from forwarder.metrics import Metrics
@@ -25,8 +29,9 @@ from forwarder.supervisor import Supervisor
 from sinks.registry import available
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Coroutine
+    from collections.abc import AsyncIterator, Callable, Coroutine
 
+    from forwarder.admin.systemd import ServiceManager
     from forwarder.clock import Clock
     from forwarder.config import SandboxSelector, Settings, SourceSettings
     from forwarder.source.interface import LogSource
@@ -35,6 +40,9 @@ if TYPE_CHECKING:
     from sinks.settings import SinkSettings
 
 _log = structlog.get_logger()
+
+#: What was read gets at least so long to be committed; if it is not, it is read again.
+_COMMIT_S = 5.0
 
 #: How often frames that every sink is past are deleted.
 PRUNE_INTERVAL_S = 5.0
@@ -100,12 +108,18 @@ class Daemon:
     """
 
     def __init__(
-        self, settings: Settings, spool: SqliteSpool, source: LogSource, clock: Clock
+        self,
+        settings: Settings,
+        spool: SqliteSpool,
+        source: LogSource,
+        clock: Clock,
+        manager: ServiceManager,
     ) -> None:
         self.settings = settings
         self.spool = spool
         self.metrics = Metrics()
-        self.ready = asyncio.Event()
+        self._manager = manager
+        self._started = False
         self._source = source
         self._clock = clock
         self._intake = Intake(
@@ -131,8 +145,15 @@ class Daemon:
 
     @classmethod
     @contextlib.asynccontextmanager
-    async def open(cls, settings: Settings, *, clock: Clock | None = None) -> AsyncIterator[Daemon]:
+    async def open(
+        cls, settings: Settings, *, manager: ServiceManager, clock: Clock | None = None
+    ) -> AsyncIterator[Daemon]:
         """Hold `state_dir`, open the spool, and close both at the end.
+
+        Args:
+            settings: The whole configuration.
+            manager: The service manager, told how the daemon is.
+            clock: Time; the machine's own by default.
 
         Raises:
             SpoolLockedError: Another daemon holds `state_dir`.
@@ -147,17 +168,20 @@ class Daemon:
                 retired = await spool.retire_sinks(list(settings.sinks))
                 for name, pending in retired.items():
                     _log.warning("sink is not configured any more", sink=name, undelivered=pending)
-                yield cls(settings, spool, source, clock)
+                yield cls(settings, spool, source, clock, manager)
             finally:
                 await source.close()
                 await spool.close()
 
-    async def run(self, stop: asyncio.Event, *, until_complete: bool = False) -> None:
+    async def run(
+        self, stop: asyncio.Event, restart: asyncio.Event, *, until_complete: bool = False
+    ) -> None:
         """Forward until told to stop, or until there is nothing more to come.
 
         Args:
             stop: Set it to stop: reading ends, what was read is committed, the sinks get
                 `shutdown.drain_timeout`. Nothing that is not delivered then is lost.
+            restart: Set it to stop without that time: another daemon goes on at once.
             until_complete: Also stop when every selected sandbox has ended and every sink has
                 everything.
 
@@ -165,11 +189,13 @@ class Daemon:
             SpoolError: The spool failed; nothing more was acknowledged.
         """
         try:
-            await self._run(stop, until_complete=until_complete)
+            await self._run(stop, restart, until_complete=until_complete)
         except BaseExceptionGroup as group:
             raise _first(group) from group
 
-    async def _run(self, stop: asyncio.Event, *, until_complete: bool) -> None:
+    async def _run(
+        self, stop: asyncio.Event, restart: asyncio.Event, *, until_complete: bool
+    ) -> None:
         async with asyncio.TaskGroup() as tasks:
             looking = tasks.create_task(self.discovery.run(), name="discovery")
             running = [
@@ -177,16 +203,22 @@ class Daemon:
                 tasks.create_task(self._intake.run(), name="intake"),
                 tasks.create_task(self.supervisor.run(), name="supervisor"),
                 tasks.create_task(self._prune(), name="prune"),
+                tasks.create_task(self._watchdog(), name="watchdog"),
                 *(
                     tasks.create_task(one.run(), name=f"sink {one.name}")
                     for one in self.dispatchers
                 ),
             ]
-            self.ready.set()
-            waits = [stop.wait(), self._complete()] if until_complete else [stop.wait()]
-            await _first_of(*waits)
+            if (address := self.settings.admin.address) is not None:
+                running.append(tasks.create_task(self._admin(address).run(), name="admin"))
+            self._started = True
+            self._manager.notify("READY=1", f"STATUS=forwarding to {', '.join(self._sinks)}")
+            waits = [stop.wait(), restart.wait()]
+            await _first_of(*waits, *([self._complete()] if until_complete else []))
             looking.cancel()
-            await self._drain()
+            if not restart.is_set():
+                self._manager.notify("STOPPING=1", "STATUS=delivering what was taken")
+            await self._drain(0.0 if restart.is_set() else self.settings.shutdown.drain_timeout)
             for task in running:
                 task.cancel()
 
@@ -202,14 +234,17 @@ class Daemon:
         for dispatcher in self.dispatchers:
             await dispatcher.wait_past(last_id)
 
-    async def _drain(self) -> None:
+    async def _drain(self, timeout_s: float) -> None:
         """Stop reading, commit what was read, and give the sinks their time."""
         await self.supervisor.stop()
         try:
-            async with asyncio.timeout(self.settings.shutdown.drain_timeout):
+            async with asyncio.timeout(max(timeout_s, _COMMIT_S)):
                 await self._intake.flush()
+            async with asyncio.timeout(timeout_s):
                 await self._delivered()
         except TimeoutError:
+            if not timeout_s:
+                return
             overview = await self.spool.overview()
             pending = {sink.name: sink.pending for sink in overview.sinks if sink.pending}
             _log.warning("stopped before all was delivered; the spool keeps it", pending=pending)
@@ -219,6 +254,32 @@ class Daemon:
         while True:
             await self._clock.sleep(PRUNE_INTERVAL_S)
             await self.spool.prune(keep_tail_ns=keep_ns)
+
+    async def _watchdog(self) -> None:
+        """Tell the service manager that we live, as long as the spool's writing thread does."""
+
+        async def progress() -> None:
+            await self.spool.remember("", {})
+
+        await keep_watchdog(self._manager, progress=progress, clock=self._clock)
+
+    def _admin(self, address: tuple[str, int]) -> AdminServer:
+        health = Health(
+            started=lambda: self._started,
+            api_answered=lambda: self.discovery.answered,
+            spool_writable=lambda: not self.metrics.spool_refusing,
+        )
+        return AdminServer(
+            address,
+            snapshot=self.spool.overview,
+            metrics=self.metrics,
+            health=health,
+            clock=self._clock,
+        )
+
+    @property
+    def _sinks(self) -> list[str]:
+        return [dispatcher.name for dispatcher in self.dispatchers]
 
     def _make_follower(self, wanted: Wanted) -> Follower:
         return Follower(
@@ -241,6 +302,54 @@ class Daemon:
             batch_bytes=self.settings.spool.batch_bytes,
             clock=self._clock,
         )
+
+
+async def run_daemon(
+    settings: Settings,
+    load: Callable[[], Settings],
+    *,
+    stop: asyncio.Event,
+    reload: asyncio.Event,
+    manager: ServiceManager,
+    until_complete: bool = False,
+) -> None:
+    """Run a daemon, and on `reload` another one with the new configuration in its place.
+
+    A configuration that cannot be used is told, and the old one stays.
+
+    Raises:
+        SpoolError: See `Daemon`.
+    """
+    while True:
+        restart = asyncio.Event()
+        async with Daemon.open(settings, manager=manager) as daemon:
+            watching = asyncio.create_task(_watch_reload(reload, load, restart))
+            try:
+                await daemon.run(stop, restart, until_complete=until_complete)
+            finally:
+                watching.cancel()
+                await asyncio.gather(watching, return_exceptions=True)
+        if not restart.is_set() or stop.is_set():
+            return
+        settings = watching.result()
+        manager.notify("RELOADING=1")
+
+
+async def _watch_reload(
+    reload: asyncio.Event, load: Callable[[], Settings], restart: asyncio.Event
+) -> Settings:
+    """The new settings, once there are some that can be used; then also sets `restart`."""
+    while True:
+        await reload.wait()
+        reload.clear()
+        try:
+            settings = load()
+        except ConfigError as error:
+            _log.error("configuration not reloaded, the old one stays", problems=str(error))
+        else:
+            _log.info("configuration reloaded")
+            restart.set()
+            return settings
 
 
 async def _first_of(*waits: Coroutine[None, None, object]) -> None:

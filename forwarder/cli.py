@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import dataclasses
 import enum
+import gc
 import os
 import signal
 import sys
@@ -21,7 +22,7 @@ from forwarder import errors
 from forwarder.logs import configure_logs
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Coroutine, Iterator
 
     from forwarder.config import Settings, SourceSettings
     from forwarder.console import LogsRequest
@@ -75,12 +76,16 @@ def run(
     """Follow, and forward, until told to stop.
 
     SIGTERM and SIGINT stop it: reading ends, what was read is committed, and the sinks get their
-    drain time. A second signal ends it at once. Either way nothing is lost.
+    drain time. A second signal ends it at once. Either way nothing is lost. SIGHUP reads the
+    configuration again.
     """
     with exits():
         settings = _load(config)
         configure_logs(level=settings.log.level, form=settings.log.format)
-        asyncio.run(_run(settings, until_complete=until_complete))
+        # What start-up made lives as long as the process: the collector need not walk it again
+        # (measured: a full collection of 2 million objects stops everything for 230 ms).
+        gc.freeze()
+        _run_loop(_run(settings, config, until_complete=until_complete))
 
 
 @app.command()
@@ -161,7 +166,7 @@ def logs(
     )
     with exits():
         configure_logs(level="error", form="auto")
-        asyncio.run(_logs(request, config))
+        _run_loop(_logs(request, config))
 
 
 @app.command()
@@ -288,13 +293,29 @@ def _source_from_environment() -> SourceSettings:
         raise errors.ConfigError(problems) from None
 
 
-async def _run(settings: Settings, *, until_complete: bool) -> None:
-    from forwarder.app import Daemon
+def _run_loop(main: Coroutine[None, None, None]) -> None:
+    """Run on uvloop: the same as asyncio, with less copying between socket and parser."""
+    import uvloop
 
-    stop = asyncio.Event()
+    with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+        runner.run(main)
+
+
+async def _run(settings: Settings, config: Path, *, until_complete: bool) -> None:
+    from forwarder.admin.systemd import ServiceManager
+    from forwarder.app import run_daemon
+
+    stop, reload = asyncio.Event(), asyncio.Event()
+    asyncio.get_running_loop().add_signal_handler(signal.SIGHUP, reload.set)
     with _stopping(stop):
-        async with Daemon.open(settings) as daemon:
-            await daemon.run(stop, until_complete=until_complete)
+        await run_daemon(
+            settings,
+            lambda: _load(config),
+            stop=stop,
+            reload=reload,
+            manager=ServiceManager(os.environ),
+            until_complete=until_complete,
+        )
 
 
 async def _logs(request: LogsRequest, config: Path | None) -> None:

@@ -80,7 +80,12 @@ def wanted_streams(sandbox: Sandbox, selector: Selector) -> list[Wanted]:
 
 
 class Discovery:
-    """Watches for wanted sandboxes and says so, again and again: every selector in its own task."""
+    """Watches for wanted sandboxes and says so, again and again: every selector in its own task.
+
+    Attributes:
+        complete: Set once every selector has been answered.
+        answered: Whether the API has answered anything at all.
+    """
 
     def __init__(
         self,
@@ -99,6 +104,7 @@ class Discovery:
         self._found = found
         self._unseen = len(selectors)
         self.complete = asyncio.Event()
+        self.answered = False
 
     async def run(self) -> None:
         """Look until cancelled; `complete` is set once every selector has been answered once."""
@@ -126,6 +132,7 @@ class Discovery:
             )
             backoff.reset()
             quiet = True
+            self.answered = True
             self._found(wanted)
             if not seen:
                 seen = True

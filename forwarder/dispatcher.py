@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import asyncio
 import enum
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeVar
 
 import orjson
 import structlog
 
-from forwarder.errors import SpoolUnavailableError
+from forwarder.cursor import Cursor
+from forwarder.errors import SpoolError, SpoolUnavailableError
 from forwarder.model import FrameKind
 from forwarder.retry import Backoff, retry_forever
 from forwarder.spool.interface import Delivery
@@ -25,12 +26,14 @@ from sinks.interface import (
 )
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Awaitable, Callable, Mapping, Sequence
 
     from forwarder.clock import Clock
     from forwarder.model import Frame, StreamInfo
     from forwarder.spool.interface import Spool
     from sinks.interface import Sink, StateChanges
+
+_T = TypeVar("_T")
 
 #: How often a held sink is looked at again: somebody may have mended what holds it.
 HOLD_S = 15.0
@@ -48,7 +51,7 @@ class SinkHealth(enum.StrEnum):
 class Dispatcher:
     """Carries what the spool holds to one sink, in order, one batch at a time.
 
-    While one batch is written the next one is read, and the cursor of the one before is committed.
+    While one batch is written the next one is read, and the cursors of those before are committed.
     A sink that is down stops only itself.
     """
 
@@ -64,6 +67,7 @@ class Dispatcher:
     ) -> None:
         self.name = name
         self.health = SinkHealth.STARTING
+        self._noted: tuple[SinkHealth, str] = (SinkHealth.STARTING, "")
         self._sink = sink
         self._spool = spool
         self._from_oldest = from_oldest
@@ -71,8 +75,7 @@ class Dispatcher:
         self._clock = clock
         self._log = structlog.get_logger().bind(sink=name)
         self._backoff = Backoff(initial_s=0.25, max_s=30.0, clock=clock)
-        self._cursor = 0
-        self._advanced = asyncio.Event()
+        self._cursor: asyncio.Future[Cursor] = asyncio.get_running_loop().create_future()
         self._infos = _Streams()
 
     async def run(self) -> None:
@@ -81,36 +84,64 @@ class Dispatcher:
         Raises:
             SpoolError: The spool failed.
         """
-        record = await self._spool.open_sink(self.name, from_oldest=self._from_oldest)
-        self._cursor = record.cursor
-        state = _State(self.name, self._spool, dict(record.state))
-        moving: asyncio.Task[None] | None = None
-        upcoming = asyncio.create_task(self._next_frames(self._cursor))
+        record = await self._patiently(
+            lambda: self._spool.open_sink(self.name, from_oldest=self._from_oldest)
+        )
+        cursor = Cursor(self.name, record.cursor, spool=self._spool, clock=self._clock)
+        self._cursor.set_result(cursor)
+        state = _State(self.name, self._spool, cursor, dict(record.state))
+        committing = asyncio.create_task(cursor.run(), name=f"cursor {self.name}")
+        delivering = asyncio.create_task(self._carry(record.cursor, cursor, state))
+        try:
+            done, _ = await asyncio.wait(
+                {committing, delivering}, return_when=asyncio.FIRST_COMPLETED
+            )
+            for task in done:
+                task.result()
+        finally:
+            committing.cancel()
+            delivering.cancel()
+            await asyncio.gather(committing, delivering, return_exceptions=True)
+            await self._close()
+            await cursor.settle()
+
+    async def wait_past(self, frame_id: int) -> None:
+        """Return when everything up to this frame is delivered and its cursor is durable."""
+        cursor = await asyncio.shield(self._cursor)
+        await cursor.wait_past(frame_id)
+
+    async def _carry(self, after_id: int, cursor: Cursor, state: _State) -> None:
+        """Read, deliver and move on, for ever."""
+        upcoming = asyncio.create_task(self._next_frames(after_id))
         try:
             await self._open(state)
+            await self._set_health(SinkHealth.RUNNING, "")
             while True:
                 frames = await upcoming
                 upcoming = asyncio.create_task(self._next_frames(frames[-1].id))
                 changes = await self._deliver(self._batch(frames), state)
-                if moving is not None:
-                    await moving
                 state.apply(changes)
-                moving = asyncio.create_task(self._move(frames, changes))
+                delivered = Delivery(delivered=sum(frame.lines for frame in frames))
+                cursor.move(frames[-1].id, changes, delivered)
         finally:
             upcoming.cancel()
-            if moving is not None:
-                await asyncio.gather(moving, return_exceptions=True)
-            await self._sink.close()
-
-    async def wait_past(self, frame_id: int) -> None:
-        """Return when everything up to this frame is delivered and its cursor is durable."""
-        while self._cursor < frame_id:
-            self._advanced.clear()
-            await self._advanced.wait()
+            await asyncio.gather(upcoming, return_exceptions=True)
 
     async def _next_frames(self, after_id: int) -> Sequence[Frame]:
         await self._spool.wait_beyond(after_id)
-        return await self._spool.read(after_id, max_bytes=self._batch_bytes)
+        return await self._patiently(
+            lambda: self._spool.read(after_id, max_bytes=self._batch_bytes)
+        )
+
+    async def _patiently(self, call: Callable[[], Awaitable[_T]]) -> _T:
+        """Ask the spool, however long it takes to answer: it may have no room, or be busy."""
+        return await retry_forever(
+            call,
+            on=SpoolUnavailableError,
+            backoff=Backoff(initial_s=0.25, max_s=5.0, clock=self._clock),
+            clock=self._clock,
+            failed=lambda _: None,  # the intake says so, once for all
+        )
 
     def _batch(self, frames: Sequence[Frame]) -> Batch:
         slices = [
@@ -124,78 +155,83 @@ class Dispatcher:
         while True:
             try:
                 await self._sink.open(state)
-            except Exception as error:  # noqa: BLE001 - the sink guard: any verdict, or a bug
-                await self._obey(error)
-            else:
-                await self._set_health(SinkHealth.RUNNING, "")
                 return
+            except SpoolError:
+                raise
+            except Exception as error:  # noqa: BLE001 - the sink guard: any verdict, or a bug
+                delay_s = await self._judge(error)
+            await self._close()
+            await self._clock.sleep(delay_s)
 
     async def _deliver(self, batch: Batch, state: _State) -> StateChanges:
         """Write the batch, however often that takes."""
         while True:
             try:
                 changes = await self._sink.write(batch)
+            except SpoolError:
+                raise
             except Exception as error:  # noqa: BLE001 - the sink guard: any verdict, or a bug
-                await self._obey(error)
-                if self.health is SinkHealth.HELD:
-                    await self._sink.close()
-                    await self._open(state)
+                await self._wait_out(error, state)
             else:
                 self._backoff.reset()
-                if self.health is not SinkHealth.RUNNING:
-                    await self._set_health(SinkHealth.RUNNING, "")
+                await self._set_health(SinkHealth.RUNNING, "")
                 return changes
 
-    async def _obey(self, error: Exception) -> None:
-        """Do what a verdict asks for, and wait before the next attempt."""
+    async def _wait_out(self, error: Exception, state: _State) -> None:
+        """Do what a verdict asks for; returns when the sink is ready for the next attempt."""
+        delay_s = await self._judge(error)
+        held = self.health is SinkHealth.HELD
+        if held:
+            await self._close()
+        await self._clock.sleep(delay_s)
+        if held:
+            await self._open(state)
+
+    async def _judge(self, error: Exception) -> float:
+        """Say what a verdict means; returns how long to wait."""
         match error:
             case SinkUnavailableError():
                 await self._set_health(SinkHealth.RETRYING, str(error))
-                delay_s = self._backoff.next_s(error.retry_after_s)
+                return self._backoff.next_s(error.retry_after_s)
             case SinkMisconfiguredError() | BatchRejectedError():
                 # Without a place to set refused records aside, holding keeps them: never a drop.
                 await self._set_health(SinkHealth.HELD, str(error))
-                delay_s = HOLD_S * (0.5 + self._clock.random() / 2)
+                return HOLD_S * (0.5 + self._clock.random() / 2)
             case _:
                 self._log.error("sink met a bug", exc_info=error)
                 await self._set_health(SinkHealth.RETRYING, f"bug: {error!r}")
-                delay_s = self._backoff.next_s()
-        await self._clock.sleep(delay_s)
+                return self._backoff.next_s()
+
+    async def _close(self) -> None:
+        """Close the sink; what it leaves behind it has to bear after a crash anyway."""
+        try:
+            await self._sink.close()
+        except Exception as error:  # noqa: BLE001 - the sink guard: any verdict, or a bug
+            self._log.error("sink did not close", exc_info=error)
 
     async def _set_health(self, health: SinkHealth, detail: str) -> None:
         """Tell a change once; what `status` shows waits for no disk that is full."""
-        changed = health is not self.health
+        if health is not self.health:
+            level = self._log.info if health is SinkHealth.RUNNING else self._log.error
+            level(f"sink {health}", **({"detail": detail} if detail else {}))
         self.health = health
-        if not changed:
+        if (health, detail) == self._noted:
             return
-        level = self._log.info if health is SinkHealth.RUNNING else self._log.error
-        level("sink", state=str(health), **({"detail": detail} if detail else {}))
         try:
             await self._spool.note_sink(self.name, str(health), detail)
         except SpoolUnavailableError:
             self._log.debug("sink state not noted: the spool has no room")
-
-    async def _move(self, frames: Sequence[Frame], changes: StateChanges) -> None:
-        """Commit the cursor with what the sink remembers and counts, however long that takes."""
-        cursor = frames[-1].id
-        delivery = Delivery(delivered=sum(frame.lines for frame in frames))
-        await retry_forever(
-            lambda: self._spool.advance(self.name, cursor, changes, delivery),
-            on=SpoolUnavailableError,
-            backoff=Backoff(initial_s=0.25, max_s=5.0, clock=self._clock),
-            clock=self._clock,
-            failed=lambda error: self._log.debug("cursor not committed", error=str(error)),
-        )
-        self._cursor = cursor
-        self._advanced.set()
+        else:
+            self._noted = (health, detail)
 
 
 class _State:
     """What the sink remembers: see `sinks.interface.SinkState`."""
 
-    def __init__(self, name: str, spool: Spool, values: dict[str, bytes]) -> None:
+    def __init__(self, name: str, spool: Spool, cursor: Cursor, values: dict[str, bytes]) -> None:
         self._name = name
         self._spool = spool
+        self._cursor = cursor
         self._values = values
 
     def get(self, key: str) -> bytes | None:
@@ -209,6 +245,9 @@ class _State:
             SinkUnavailableError: The spool has no room; the same batch again later.
         """
         try:
+            # What earlier batches changed is committed first: it must not undo this afterwards,
+            # and this must not be known beside a cursor that has those batches still to come.
+            await self._cursor.commit()
             await self._spool.remember(self._name, changes)
         except SpoolUnavailableError as error:
             raise SinkUnavailableError(str(error)) from error

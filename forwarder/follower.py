@@ -352,7 +352,7 @@ class Follower:
         if state is not self.state:
             level = self._log.warning if state is StreamState.HELD else self._log.info
             if not state.final:
-                level("stream", state=str(state), **({"detail": detail} if detail else {}))
+                level(f"stream {state}", **({"detail": detail} if detail else {}))
         elif self._news is None and not detail:
             return
         self.state = state

@@ -10,7 +10,7 @@ from __future__ import annotations
 import asyncio
 from typing import TYPE_CHECKING, Protocol
 
-from forwarder.errors import SpoolUnavailableError
+from forwarder.errors import SpoolUnavailableError, SpoolUntrustedError
 from forwarder.retry import Backoff, retry_forever
 
 if TYPE_CHECKING:
@@ -59,6 +59,7 @@ class Intake:
         self._hurry = asyncio.Event()
         self._room = asyncio.Event()
         self._room.set()
+        self._ended: BaseException | None = None
 
     @property
     def full(self) -> bool:
@@ -81,7 +82,13 @@ class Intake:
         await self._room.wait()
 
     async def flush(self) -> None:
-        """Return when everything offered so far is durable."""
+        """Return when everything offered so far is durable.
+
+        Raises:
+            SpoolUntrustedError: It never will be: the spool failed, or the intake has ended.
+        """
+        if self._ended is not None:
+            raise SpoolUntrustedError("nothing is committed any more") from self._ended
         done: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self._waiting.append(done)
         self._something.set()
@@ -94,10 +101,15 @@ class Intake:
         Raises:
             SpoolUntrustedError: Nothing more can be acknowledged.
         """
-        while True:
-            await self._something.wait()
-            await self._linger()
-            await self._commit()
+        try:
+            while True:
+                await self._something.wait()
+                await self._linger()
+                await self._commit()
+        except BaseException as error:
+            self._ended = error
+            _fail(self._waiting, error)
+            raise
 
     async def _linger(self) -> None:
         """Let a commit grow for a while, unless it is large or somebody waits for it."""
@@ -113,8 +125,8 @@ class Intake:
         size_bytes, self._offered_bytes = self._offered_bytes, 0
         self._something.clear()
         self._hurry.clear()
-        commits = [commit for feeder in offered if (commit := feeder.take()) is not None]
         try:
+            commits = [commit for feeder in offered if (commit := feeder.take()) is not None]
             if commits:
                 await self._store(commits)
         except BaseException as error:
@@ -129,17 +141,21 @@ class Intake:
 
     async def _store(self, commits: list[StreamCommit]) -> None:
         """Store, however long that takes: nothing that was read is let go of."""
-        backoff = Backoff(initial_s=0.25, max_s=5.0, clock=self._clock)
-        begun_s = self._clock.monotonic_s()
-        await retry_forever(
-            lambda: self._spool.commit(commits),
+
+        async def attempt() -> float:
+            begun_s = self._clock.monotonic_s()
+            await self._spool.commit(commits)
+            return self._clock.monotonic_s() - begun_s
+
+        seconds = await retry_forever(
+            attempt,
             on=SpoolUnavailableError,
-            backoff=backoff,
+            backoff=Backoff(initial_s=0.25, max_s=5.0, clock=self._clock),
             clock=self._clock,
             failed=self._metrics.spool_refused,
         )
         self._metrics.spool_accepted()
-        self._metrics.committed(commits, self._clock.monotonic_s() - begun_s)
+        self._metrics.committed(commits, seconds)
 
 
 def _fail(waiting: list[asyncio.Future[None]], error: BaseException) -> None:

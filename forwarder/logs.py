@@ -42,7 +42,7 @@ def configure_logs(
         ]
     )
     structlog.configure(
-        processors=[*shared, _one_line, *renderer],
+        processors=[*shared, _one_line, _in_order, *renderer],
         wrapper_class=structlog.make_filtering_bound_logger(number),
         logger_factory=_WriterFactory(stream),
         cache_logger_on_first_use=False,
@@ -54,6 +54,7 @@ def configure_logs(
             processors=[
                 structlog.stdlib.ProcessorFormatter.remove_processors_meta,
                 _one_line,
+                _in_order,
                 *renderer,
             ],
         )
@@ -70,6 +71,12 @@ def _is_terminal(stream: TextIO) -> bool:
         return stream.isatty()
     except ValueError:  # closed
         return False
+
+
+def _in_order(_: Any, __: str, event: MutableMapping[str, Any]) -> MutableMapping[str, Any]:
+    """When, how bad and what come first: that is how a log is read."""
+    first = {key: event.pop(key) for key in ("timestamp", "level", "event") if key in event}
+    return {**first, **event}
 
 
 def _one_line(_: Any, __: str, event: MutableMapping[str, Any]) -> MutableMapping[str, Any]:

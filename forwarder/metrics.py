@@ -4,16 +4,35 @@ from __future__ import annotations
 
 from collections import Counter
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Protocol
 
 import structlog
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from forwarder.spool.interface import StreamCommit
+    from forwarder.model import Gap
 
 _log = structlog.get_logger()
+
+
+class Committed(Protocol):
+    """What is counted of a stream's part of a commit."""
+
+    @property
+    def lines(self) -> int:
+        """Records."""
+        ...
+
+    @property
+    def raw_bytes(self) -> int:
+        """Their bytes, as the server sent them."""
+        ...
+
+    @property
+    def gaps(self) -> Sequence[Gap]:
+        """Gaps noticed."""
+        ...
 
 
 @dataclass(slots=True)
@@ -25,8 +44,8 @@ class Metrics:
         received_bytes: Their new bytes.
         taken_lines: Records committed to the spool.
         taken_bytes: Their bytes, as the server sent them.
-        commits: Transactions with frames.
-        commit_seconds: Time spent in them.
+        commits: Transactions that stored what was read.
+        commit_seconds: Time spent in them, those that were refused not included.
         reconnects: Attempts to open a stream again, by how.
         gaps: Ranges that the platform no longer has, by cause.
         spool_refusing: Whether the spool has no room now: reading has stopped.
@@ -47,7 +66,7 @@ class Metrics:
         self.received_messages += messages
         self.received_bytes += size_bytes
 
-    def committed(self, commits: Sequence[StreamCommit], seconds: float) -> None:
+    def committed(self, commits: Sequence[Committed], seconds: float) -> None:
         """A transaction is durable."""
         self.commits += 1
         self.commit_seconds += seconds

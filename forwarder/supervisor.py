@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import structlog
 
-from forwarder.errors import SpoolError
+from forwarder.errors import SpoolError, SpoolUnavailableError
 from forwarder.retry import Backoff
 
 if TYPE_CHECKING:
@@ -24,8 +24,8 @@ _log = structlog.get_logger()
 class Supervisor:
     """Starts a follower for every wanted stream, once, and keeps it running until it is final.
 
-    A follower that fails because of the spool ends the daemon. One that meets a bug is started
-    again: a single stream must not take the others with it.
+    A follower that fails because the spool cannot be trusted ends the daemon. One that meets a bug,
+    or a spool without room, is started again: a single stream must not take the others with it.
     """
 
     def __init__(self, make: Callable[[Wanted], Follower], *, clock: Clock) -> None:
@@ -33,7 +33,7 @@ class Supervisor:
         self._clock = clock
         self._tasks: dict[StreamKey, asyncio.Task[None]] = {}
         self._finished: set[StreamKey] = set()
-        self._failure: asyncio.Future[None] | None = None
+        self._failure: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self._changed = asyncio.Event()
         self._stopping = False
 
@@ -57,13 +57,15 @@ class Supervisor:
                 self._tasks[key] = asyncio.create_task(self._keep(one), name=f"follow {key}")
 
     async def run(self) -> None:
-        """Return never; raises what ends the daemon.
+        """Return never; raises what ends the daemon. When it ends, no follower is left running.
 
         Raises:
             SpoolError: A follower met it.
         """
-        self._failure = asyncio.get_running_loop().create_future()
-        await self._failure
+        try:
+            await asyncio.shield(self._failure)
+        finally:
+            await self.stop()
 
     async def wait_all_final(self) -> None:
         """Return when no stream is being followed."""
@@ -85,18 +87,20 @@ class Supervisor:
         while True:
             try:
                 await self._make(wanted).run()
+            except SpoolUnavailableError as error:
+                _log.warning("stream waits for the spool", stream=str(key), error=str(error))
             except SpoolError as error:
                 self._fail(error)
                 return
             except Exception:  # noqa: BLE001 - the top of a task: one stream must not stop the rest
                 _log.exception("follower met a bug, starting it again", stream=str(key))
-                await self._clock.sleep(backoff.next_s())
             else:
                 break
+            await self._clock.sleep(backoff.next_s())
         self._finished.add(key)
         del self._tasks[key]
         self._changed.set()
 
     def _fail(self, error: SpoolError) -> None:
-        if self._failure is not None and not self._failure.done():
+        if not self._failure.done():
             self._failure.set_exception(error)

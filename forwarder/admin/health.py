@@ -18,7 +18,7 @@ class Health:
 
     Attributes:
         started: Whether the configuration is loaded and everything runs.
-        api_answered: Whether the sandbox API has answered at least once.
+        api_answered: Whether the sandbox API has answered as asked at least once.
         spool_writable: Whether the spool takes what is read.
     """
 
@@ -30,7 +30,7 @@ class Health:
         """Why the daemon is not ready, for people; empty when it is."""
         checks = (
             (self.started, "the daemon is starting"),
-            (self.api_answered, "the sandbox API has not answered yet"),
+            (self.api_answered, "the sandbox API has given no useful answer yet"),
             (self.spool_writable, "the spool cannot be written: reading has stopped"),
         )
         return [reason for holds, reason in checks if not holds()]

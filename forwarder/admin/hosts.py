@@ -57,9 +57,7 @@ class HostGuard:
         """Pass the request on, or refuse it."""
         if scope["type"] == "http" and not host_allowed(Headers(scope=scope).get("host")):
             refusal = PlainTextResponse(
-                "this endpoint answers to localhost and to addresses only\n",
-                421,
-                {"Connection": "close"},
+                "this endpoint answers to localhost and to addresses only\n", 421
             )
             await refusal(scope, receive, send)
         else:

@@ -197,12 +197,12 @@ REGISTER: Final = (
     # The spool.
     _counter(
         "commits_total",
-        "Transactions that made lines durable.",
+        "Transactions that made durable what was read.",
         _process(lambda metrics: metrics.commits),
     ),
     _counter(
         "commit_seconds_total",
-        "Time spent in these transactions, waiting for room included.",
+        "Time spent in these transactions.",
         _process(lambda metrics: metrics.commit_seconds),
         advice="Divide by commits_total: over about 0.1 s each the disk is too slow.",
     ),
@@ -226,7 +226,7 @@ REGISTER: Final = (
     ),
     _gauge(
         "spool_frames",
-        "Span of the frames held for sinks and for comparison with a re-read, newest to oldest.",
+        "Frames held now, for sinks and for comparison with a re-read.",
         _spool(lambda overview: overview.frames),
     ),
     _gauge(
@@ -241,7 +241,7 @@ REGISTER: Final = (
         advice="Alert on held (credentials refused) and on many reconnecting for long.",
         labels=("state",),
     ),
-    # Sinks: over the spool's life. taken = delivered + filtered + dead_lettered + dropped + pending.
+    # Sinks, over the spool's life: taken is always the sum of the five that follow it.
     _gauge(
         "sink_state",
         "1 for the state that the sink is in, 0 for the others.",
@@ -251,7 +251,7 @@ REGISTER: Final = (
     ),
     _counter(
         "sink_lines_taken_total",
-        "Lines that the sink is to get: always the sum of the five that follow.",
+        "Lines that the sink is to get: delivered + filtered + dead-lettered + dropped + pending.",
         _sinks(lambda sink: sink.taken),
         labels=_SINK,
     ),

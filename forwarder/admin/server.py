@@ -51,11 +51,12 @@ MAX_HEAD_BYTES = 16 << 10
 #: How often an address that is taken is tried again.
 BIND_RETRY_S = 30.0
 
-_HEADERS = {
-    "Connection": "close",
-    "Cache-Control": "no-store",
-    "X-Content-Type-Options": "nosniff",
-}
+#: On every answer, whatever it is.
+_HEADERS = [
+    ("Connection", "close"),
+    ("Cache-Control", "no-store"),
+    ("X-Content-Type-Options", "nosniff"),
+]
 
 
 class AdminServer:
@@ -94,51 +95,52 @@ class AdminServer:
         self._exposition = Exposition()
 
     async def run(self) -> None:
-        """Serve until cancelled; every connection is closed then.
+        """Serve until cancelled; every connection is closed then. To be called once.
 
-        An address that cannot be had is told once and tried again every half minute: neither that
-        nor anything else of the endpoint raises here.
+        Nothing raises here. An address that cannot be had is told once and tried again every half
+        minute, and so is whatever else may go wrong.
         """
+        told = False
         try:
-            with await self._listen() as listener:
-                host, port = listener.getsockname()[:2]
-                self.bound = (host, port)
-                self.listening.set()
-                _log.info("admin endpoint", host=host, port=port)
-                await self._serve(listener)
+            while True:
+                try:
+                    with await _bind(self._address) as listener:
+                        await self._serve(listener)
+                except OSError as error:
+                    if not told:
+                        self._tell(error)
+                    told = True
+                except Exception:  # noqa: BLE001 - the top of a task: forwarding must go on
+                    _log.exception("admin endpoint met a bug, starting it again")
+                await self._clock.sleep(BIND_RETRY_S)
         finally:
-            self.bound = None
-            await self._snapshots.close()
             self._exposition.close()
 
-    async def _listen(self) -> socket.socket:
-        """The listening socket, however long it takes to get it."""
-        told = False
-        while True:
-            try:
-                return await _bind(self._address)
-            except OSError as error:
-                if not told:
-                    host, port = self._address
-                    _log.warning(
-                        "admin endpoint cannot listen; forwarding goes on without health, metrics"
-                        " and status, and it is tried again",
-                        host=host,
-                        port=port,
-                        error=str(error),
-                        retry_s=BIND_RETRY_S,
-                    )
-                told = True
-            await self._clock.sleep(BIND_RETRY_S)
+    def _tell(self, error: OSError) -> None:
+        host, port = self._address
+        _log.warning(
+            "admin endpoint cannot listen; forwarding goes on without it, and it is tried again",
+            host=host,
+            port=port,
+            error=str(error),
+            retry_s=BIND_RETRY_S,
+        )
 
     async def _serve(self, listener: socket.socket) -> None:
+        host, port = listener.getsockname()[:2]
+        self.bound = (host, port)
+        self.listening.set()
+        _log.info("admin endpoint", host=host, port=port)
         server = _Server(_config(self._app()))
         serving = asyncio.create_task(server.serve(sockets=[listener]), name="admin http")
         try:
             await asyncio.shield(serving)
         finally:
             server.should_exit = True
-            server.force_exit = True
+            # Who waits for a disk that hangs is answered now, and does not hold up the stop.
+            await self._snapshots.close()
+            self.bound = None
+            self.listening.clear()
             await serving
             server.abort_connections()
 
@@ -158,7 +160,7 @@ class AdminServer:
     async def _readyz(self, _: Request) -> Response:
         reasons = self._health.reasons()
         content = {"ready": not reasons, "reasons": reasons}
-        return JSONResponse(content, 503 if reasons else 200, _HEADERS)
+        return JSONResponse(content, 503 if reasons else 200)
 
     async def _get_metrics(self, _: Request) -> Response:
         """The counters of the process are shown even when the spool cannot be read."""
@@ -170,24 +172,24 @@ class AdminServer:
             overview = None
         # Without an await in between: all numbers of one answer are from one moment.
         sample = Sample(self._metrics, overview, ready=not self._health.reasons())
-        return Response(self._exposition.render(sample), 200, _HEADERS, CONTENT_TYPE)
+        return Response(self._exposition.render(sample), media_type=CONTENT_TYPE)
 
     async def _get_status(self, _: Request) -> Response:
         try:
             overview = await self._snapshots.get()
         except SpoolError as error:
-            return JSONResponse({"error": str(error)}, 503, _HEADERS)
+            return JSONResponse({"error": str(error)}, 503)
         now_ns = self._clock.time_ns()
         # Thousands of streams take many milliseconds: not on the loop that forwards.
         body = await asyncio.to_thread(
             lambda: status_json(status_document(overview, daemon_pid=os.getpid(), now_ns=now_ns))
         )
-        return Response(body, 200, _HEADERS, "application/json")
+        return Response(body, media_type="application/json")
 
 
 async def _livez(_: Request) -> Response:
     """An answer is all there is to say: the event loop turns."""
-    return PlainTextResponse("ok\n", 200, _HEADERS)
+    return PlainTextResponse("ok\n")
 
 
 async def _bind(address: tuple[str, int]) -> socket.socket:
@@ -230,6 +232,7 @@ def _config(app: ASGIApp) -> uvicorn.Config:
         access_log=False,
         proxy_headers=False,
         server_header=False,
+        headers=_HEADERS,
         backlog=MAX_CONNECTIONS,
         limit_concurrency=MAX_CONNECTIONS,
         timeout_graceful_shutdown=1,

@@ -46,13 +46,17 @@ class Snapshots:
         try:
             async with asyncio.timeout(self._patience_s):
                 return await asyncio.shield(reading)
+        except asyncio.CancelledError:
+            if reading.cancelled():
+                raise SpoolUnavailableError("the spool is not read any more") from None
+            raise
         except TimeoutError as error:
             raise SpoolUnavailableError(
                 f"the spool did not answer within {self._patience_s:g} s"
             ) from error
 
     async def close(self) -> None:
-        """Let go of a read that is under way."""
+        """Let go of a read that is under way; who waits for it gets an error."""
         if self._reading is not None:
             self._reading.cancel()
             await asyncio.gather(self._reading, return_exceptions=True)

@@ -5,6 +5,7 @@ Outside of systemd nothing happens and nothing fails: a daemon must not die of n
 
 from __future__ import annotations
 
+import contextlib
 import os
 import socket
 from typing import TYPE_CHECKING
@@ -86,10 +87,8 @@ async def keep_watchdog(
     if interval_s is None:
         return
     while True:
-        try:
+        with contextlib.suppress(SpoolUnavailableError):
             await progress()
-        except SpoolUnavailableError:
-            pass
         manager.notify("WATCHDOG=1")
         await clock.sleep(interval_s)
 

@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from sinks.settings import SinkSettings
 
 #: Sections in which every key may be left out: one that is there but empty means just that.
-_MAY_BE_EMPTY: Final = frozenset({"source", "spool", "admin", "log", "shutdown"})
+MAY_BE_EMPTY: Final = frozenset({"source", "spool", "admin", "log", "shutdown"})
 _BAD_NAME: Final = (
     'not a name for a sink; use up to 63 of a-z, 0-9, "_" and "-", beginning with a letter or digit'
 )
@@ -63,7 +63,7 @@ def load_settings(
 
 
 def _open_empty_sections(root: MapNode) -> None:
-    for key in _MAY_BE_EMPTY & root.items.keys():
+    for key in MAY_BE_EMPTY & root.items.keys():
         if _is_empty(root.items[key]):
             root.items[key] = MapNode(root.key_lines[key], {}, {})
 
@@ -170,5 +170,6 @@ def _sink_class(
     meant = nearest(kind.text, sink_types) if isinstance(kind, Scalar) else None
     hint = f'; did you mean "{meant}"?' if meant else ";"
     line = node.key_lines["type"]
-    report.add(line, (*loc, "type"), f"unknown kind of sink {show(kind)}{hint} {known}")
+    problem = "unknown kind of sink" if isinstance(kind, Scalar) else "expected a kind of sink, got"
+    report.add(line, (*loc, "type"), f"{problem} {show(kind)}{hint} {known}")
     return None

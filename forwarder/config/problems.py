@@ -70,12 +70,13 @@ class Report:
     def fatal(self, line: int | None, text: str) -> NoReturn:
         """Note a problem after which nothing more can be read.
 
+        The exception being handled, if any, is left out of the traceback: it quotes the file.
+
         Raises:
             InvalidConfigError: Always.
         """
         self.add(line, (), text)
-        self.raise_any()
-        raise AssertionError
+        raise self._error() from None
 
     def raise_any(self) -> None:
         """Raise what was collected, if anything was.
@@ -84,9 +85,11 @@ class Report:
             InvalidConfigError: With every problem, once.
         """
         if self.problems:
-            unique = dict.fromkeys(self.problems)
-            # What is being handled, if anything, quotes the file.
-            raise InvalidConfigError(sorted(unique, key=_by_line)) from None
+            raise self._error()
+
+    def _error(self) -> InvalidConfigError:
+        unique = dict.fromkeys(self.problems)
+        return InvalidConfigError(sorted(unique, key=lambda problem: problem.line or 0))
 
 
 def dotted(loc: Loc) -> str:
@@ -129,7 +132,3 @@ def nearest(word: str, known: Iterable[str]) -> str | None:
 
 def _shape(word: str) -> str:
     return word.lower().replace("-", "_")
-
-
-def _by_line(problem: Problem) -> int:
-    return problem.line or 0

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any, Final, get_args
 from pydantic import BaseModel
 from pydantic.json_schema import models_json_schema
 
+from forwarder.config.loading import MAY_BE_EMPTY
 from forwarder.config.settings import SINK_NAME_PATTERN, Settings
 
 if TYPE_CHECKING:
@@ -54,7 +55,10 @@ def json_schema(sink_types: Mapping[str, type[SinkSettings]]) -> dict[str, Any]:
         "type": "string",
         "pattern": _REFERENCE_PATTERN,
     }
-    top = {key: _as_written(value) for key, value in top.items()}
+    top = _as_written(top)
+    for key in MAY_BE_EMPTY:
+        section = top["properties"][key]
+        top["properties"][key] = {"anyOf": [section, {"type": "null"}]}
     definitions = {key: _as_written(value) for key, value in sorted(definitions.items())}
     return {"$schema": _DIALECT, **top, "title": "sandbox-forwarder", "$defs": definitions}
 

@@ -148,8 +148,7 @@ class SourceSettings(Section):
                 setting and the file, never what is in it.
         """
         source = self._secret_source
-        if source is None:
-            raise CredentialsRefusedError("no credentials are set", code="unauthenticated")
+        assert source is not None, "validated"
         try:
             key = source.read()
         except SecretUnavailableError as error:

@@ -58,6 +58,9 @@ class Sandbox:
         ]
         primary = next((i for i, c in enumerate(self.spec.containers) if c.primary), 0)
         self._primary = self._members[primary]
+        # The loop itself holds its tasks only weakly.
+        self._starting: asyncio.Task[None] | None = None
+        self._stopping: set[asyncio.Task[None]] = set()
         self._watch: asyncio.Task[None] | None = None
 
     @property
@@ -76,20 +79,39 @@ class Sandbox:
         return self._state in ENDED_STATES
 
     async def start(self) -> None:
-        """Start every container's process."""
+        """Start every container's process; the start goes on when the caller is cancelled."""
+        self._starting = asyncio.create_task(self._start())
+        await asyncio.shield(self._starting)
+
+    async def stop(self, grace_s: float) -> None:
+        """Stop every process; returns when they have ended and the state is final.
+
+        The stop goes on when the caller is cancelled.
+        """
+        task = asyncio.create_task(self._stop(grace_s))
+        self._stopping.add(task)
+        task.add_done_callback(self._stopping.discard)
+        await asyncio.shield(task)
+
+    async def close(self) -> None:
+        """Kill every process; returns when nothing of this sandbox is left."""
+        await self.stop(0)
+        await asyncio.gather(*self._stopping)
+
+    async def _start(self) -> None:
         for member in self._members:
             await member.process.start()
         self._start_time_ns = time.time_ns()
         self._state = pb.STATE_RUNNING
         self._watch = asyncio.create_task(self._end_with_primary(), name=f"watch {self.id}")
 
-    async def stop(self, grace_s: float) -> None:
-        """Stop every process; returns when they have ended and the state is final."""
-        if self._state not in ENDED_STATES:
+    async def _stop(self, grace_s: float) -> None:
+        if self._starting is not None:
+            await self._starting
+        if not self.has_ended:
             self._state = pb.STATE_TERMINATING
         await asyncio.gather(*(member.process.stop(grace_s) for member in self._members))
-        if self._watch is not None:
-            await asyncio.shield(self._watch)
+        await self.ended.wait()
 
     def container(self, name: str) -> tuple[str, ContainerProcess]:
         """A container by name; an empty name is the primary one.
@@ -213,7 +235,7 @@ class SandboxRegistry:
 
     async def close(self) -> None:
         """Kill every process that was started, and wait for its end."""
-        await asyncio.gather(*(sandbox.stop(0) for sandbox in self._sandboxes.values()))
+        await asyncio.gather(*(sandbox.close() for sandbox in self._sandboxes.values()))
 
     def _forget_oldest(self) -> None:
         ended = [sandbox for sandbox in self._sandboxes.values() if sandbox.has_ended]

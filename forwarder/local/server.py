@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from types import TracebackType
 
     from forwarder.local.processes import ContainerProcess
+    from forwarder.local.sandboxes import Sandbox
     from forwarder.local.streams import How
 
 
@@ -96,10 +97,7 @@ class LocalServer:
         Raises:
             KeyError: No such sandbox.
         """
-        sandbox = self.sandboxes.get(sandbox_id)
-        if sandbox is None:
-            raise KeyError(sandbox_id)
-        return sandbox.container(container)[1]
+        return self._known(sandbox_id).container(container)[1]
 
     async def wait_ended(self, sandbox_id: str) -> None:
         """Wait until the sandbox's state is final.
@@ -107,10 +105,7 @@ class LocalServer:
         Raises:
             KeyError: No such sandbox.
         """
-        sandbox = self.sandboxes.get(sandbox_id)
-        if sandbox is None:
-            raise KeyError(sandbox_id)
-        await sandbox.ended.wait()
+        await self._known(sandbox_id).ended.wait()
 
     async def wait_printed(self, sandbox_id: str, text: bytes, container: str = "") -> None:
         """Wait until the container's log holds this text, stamps included.
@@ -153,6 +148,12 @@ class LocalServer:
         task = asyncio.create_task(self.restart(down_s, spare=spare))
         self._restarts.add(task)
         task.add_done_callback(self._restarts.discard)
+
+    def _known(self, sandbox_id: str) -> Sandbox:
+        sandbox = self.sandboxes.get(sandbox_id)
+        if sandbox is None:
+            raise KeyError(sandbox_id)
+        return sandbox
 
     async def _serve(self, connection: Connection, scope: Any, receive: Any, send: Any) -> None:
         exchange = Exchange(connection)

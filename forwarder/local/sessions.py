@@ -129,12 +129,6 @@ class SessionTable:
         self._sessions.clear()
         self._idle_since_s.clear()
 
-    def forget_sandbox(self, sandbox_id: str) -> None:
-        """Lose the sessions of one sandbox."""
-        for session_id in [s.id for s in self._sessions.values() if s.sandbox_id == sandbox_id]:
-            del self._sessions[session_id]
-            self._idle_since_s.pop(session_id, None)
-
     def _expire(self) -> None:
         oldest_s = self._monotonic_s() - self._lifetime_s
         for session_id, since_s in list(self._idle_since_s.items()):

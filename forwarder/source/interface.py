@@ -13,20 +13,22 @@ if TYPE_CHECKING:
 
 
 class LogEntry(Protocol):
-    """One message of a log stream, as it came.
-
-    Attributes:
-        data: Any piece of the byte stream: it may be cut inside a line, a stamp or a character.
-        log_session_id: The API's session; empty when the server has none.
-        next_log_offset: The session's offset of the next unread byte, 0 when not given.
-    """
+    """One message of a log stream, as it came."""
 
     @property
-    def data(self) -> bytes: ...
+    def data(self) -> bytes:
+        """Any piece of the byte stream: it may be cut inside a line, a stamp or a character."""
+        ...
+
     @property
-    def log_session_id(self) -> str: ...
+    def log_session_id(self) -> str:
+        """The API's session; empty when the server has none."""
+        ...
+
     @property
-    def next_log_offset(self) -> int: ...
+    def next_log_offset(self) -> int:
+        """The session's offset of the next unread byte, 0 when not given."""
+        ...
 
 
 @dataclass(frozen=True, slots=True)

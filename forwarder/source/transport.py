@@ -45,6 +45,7 @@ _FOREIGN = (
     httpx.InvalidURL,
     httpx.StreamError,
     aiohttp.ClientError,
+    aiohttp.EofStream,
     HttpProcessingError,
     OSError,
     EOFError,

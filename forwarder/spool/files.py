@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import fcntl
 import os
 import sqlite3
+import time
 import uuid
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
@@ -16,6 +18,14 @@ from forwarder.spool.schema import APPLICATION_ID, CREATE_PRAGMAS, SCHEMA_VERSIO
 if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
+
+#: `status` holds the lock for an instant to see whether it is free: that is no other daemon.
+_LOCK_ATTEMPTS = 5
+_LOCK_PAUSE_S = 0.02
+
+#: The file format of SQLite: sqlite.org/fileformat.html#the_database_header
+_MAGIC = b"SQLite format 3\x00"
+_HEADER_BYTES = 100
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,22 +66,40 @@ def locked(state: StateDir) -> Iterator[None]:
     except OSError as error:
         raise SpoolUntrustedError(f"state_dir {state.path} cannot be used: {error}") from error
     try:
-        try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError as error:
+        if not _lock(descriptor):
             holder = os.pread(descriptor, 32, 0).decode("ascii", "replace").strip() or "unknown"
             raise SpoolLockedError(
                 f"state_dir {state.path} is held by another daemon (process {holder})"
-            ) from error
-        os.ftruncate(descriptor, 0)
-        os.pwrite(descriptor, f"{os.getpid()}\n".encode(), 0)
+            )
+        _write_pid(descriptor, state)
         yield
     finally:
         os.close(descriptor)
 
 
+def _lock(descriptor: int) -> bool:
+    """Whether the lock is ours now."""
+    for attempt in range(_LOCK_ATTEMPTS):
+        if attempt:
+            time.sleep(_LOCK_PAUSE_S)
+        with contextlib.suppress(BlockingIOError):
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            return True
+    return False
+
+
+def _write_pid(descriptor: int, state: StateDir) -> None:
+    """Say who holds the lock; a full disk is no reason not to start."""
+    try:
+        os.ftruncate(descriptor, 0)
+        os.pwrite(descriptor, f"{os.getpid()}\n".encode(), 0)
+    except OSError as error:
+        if error.errno not in {errno.ENOSPC, errno.EDQUOT}:
+            raise SpoolUntrustedError(f"{state.lock} cannot be written: {error}") from error
+
+
 def is_locked(state: StateDir) -> int | None:
-    """The process id of the daemon that holds `state_dir`, or None."""
+    """The process id of the daemon that holds `state_dir`, 0 when unknown; None without one."""
     try:
         descriptor = os.open(state.lock, os.O_RDONLY | os.O_CLOEXEC)
     except OSError:
@@ -87,37 +115,49 @@ def is_locked(state: StateDir) -> int | None:
         os.close(descriptor)
 
 
-def connect_writer(state: StateDir, *, busy_timeout_s: float = 60.0) -> sqlite3.Connection:
+def connect_writer(
+    state: StateDir,
+    *,
+    busy_timeout_s: float = 60.0,
+    factory: type[sqlite3.Connection] = sqlite3.Connection,
+) -> sqlite3.Connection:
     """Open the spool for writing, or make it where there never was one.
+
+    What is refused is not touched: it may be somebody else's, or all that is left.
+
+    Args:
+        state: The directory, locked.
+        busy_timeout_s: How long a statement waits for another process that writes.
+        factory: The class of the connection; faults come in here.
 
     Raises:
         SpoolUntrustedError: It is missing though there was one, not ours, of another version,
             damaged, or cannot be opened. Never a silent fresh start.
     """
-    fresh = not state.database.exists()
-    if fresh and state.marker.exists():
-        raise SpoolUntrustedError(
-            f"{state.database} is missing, but {state.marker} says that there was one;"
-            " put it back, or remove the marker to begin anew (what it held is lost)"
-        )
     try:
+        if not state.database.exists():
+            _make(state)
+        _identify(state)
         connection = sqlite3.connect(
-            state.database, timeout=busy_timeout_s, isolation_level=None, check_same_thread=False
+            f"{state.database.absolute().as_uri()}?mode=rw",
+            uri=True,
+            timeout=busy_timeout_s,
+            isolation_level=None,
+            check_same_thread=False,
+            factory=factory,
         )
-    except sqlite3.Error as error:
+    except (sqlite3.Error, OSError) as error:
         raise SpoolUntrustedError(f"{state.database} cannot be opened: {error}") from error
     try:
-        if fresh:
-            state.database.chmod(0o600)
-            _create(connection)
-        _verify(connection, state)
-    except sqlite3.Error as error:
+        _require_version(connection, state)
+        _require_durable(connection, state)
+        _mark(state, _spool_id(connection, state))
+    except (sqlite3.Error, OSError) as error:
         connection.close()
         raise SpoolUntrustedError(f"{state.database} cannot be used: {error}") from error
-    except (SpoolUntrustedError, OSError):
+    except SpoolUntrustedError:
         connection.close()
         raise
-    _write_marker(state, connection.execute("SELECT spool_id FROM counter").fetchone()[0])
     return connection
 
 
@@ -127,6 +167,7 @@ def connect_reader(state: StateDir) -> sqlite3.Connection:
     Raises:
         SpoolUntrustedError: There is none, or it cannot be read.
     """
+    connection: sqlite3.Connection | None = None
     try:
         connection = sqlite3.connect(
             f"{state.database.absolute().as_uri()}?mode=ro",
@@ -138,40 +179,86 @@ def connect_reader(state: StateDir) -> sqlite3.Connection:
         connection.execute("PRAGMA query_only = ON")
         connection.execute("SELECT last_frame_id FROM counter").fetchone()
     except sqlite3.Error as error:
+        if connection is not None:
+            connection.close()
         raise SpoolUntrustedError(f"{state.database} cannot be read: {error}") from error
     return connection
 
 
-def _create(connection: sqlite3.Connection) -> None:
-    for pragma in CREATE_PRAGMAS:
-        connection.execute(pragma)
-    connection.executescript(f"BEGIN; {TABLES} COMMIT;")
-    connection.execute("INSERT INTO counter VALUES (?, 0, 0, 0)", (str(uuid.uuid4()),))
+def _make(state: StateDir) -> None:
+    """Make the database under another name and give it its own when it is whole.
+
+    So a crash in the middle leaves nothing that the next start would have to refuse.
+    """
+    if state.marker.exists():
+        raise SpoolUntrustedError(
+            f"{state.database} is missing, but {state.marker} says that there was one;"
+            " put it back, or remove the marker to begin anew (what it held is lost)"
+        )
+    partial = state.database.with_suffix(".partial")
+    for left in (partial, partial.with_name(f"{partial.name}-journal")):
+        left.unlink(missing_ok=True)
+    os.close(os.open(partial, os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600))
+    connection = sqlite3.connect(partial, isolation_level=None)
+    try:
+        for pragma in CREATE_PRAGMAS:
+            connection.execute(pragma)
+        connection.executescript(f"BEGIN; {TABLES}")
+        connection.execute("INSERT INTO counter (spool_id) VALUES (?)", (str(uuid.uuid4()),))
+        connection.execute("COMMIT")
+    finally:
+        connection.close()
+    partial.replace(state.database)
+    _sync_directory(state.path)
 
 
-def _verify(connection: sqlite3.Connection, state: StateDir) -> None:
-    """Check that this is our spool, and that every commit will be an fsync."""
-    if connection.execute("PRAGMA application_id").fetchone()[0] != APPLICATION_ID:
+def _identify(state: StateDir) -> None:
+    """Look at the file's header, as bytes: SQLite itself may write when it opens a database."""
+    with state.database.open("rb") as file:
+        header = file.read(_HEADER_BYTES)
+    if len(header) < _HEADER_BYTES or not header.startswith(_MAGIC):
+        raise SpoolUntrustedError(f"{state.database} is not a database")
+    application_id = int.from_bytes(header[68:72], "big")
+    if application_id != APPLICATION_ID:
         raise SpoolUntrustedError(f"{state.database} is not a spool of this program")
-    version = connection.execute("PRAGMA user_version").fetchone()[0]
+    _check_version(state, int.from_bytes(header[60:64], "big"))
+
+
+def _require_version(connection: sqlite3.Connection, state: StateDir) -> None:
+    """Once more: a change of the schema may still be in the WAL."""
+    _check_version(state, connection.execute("PRAGMA user_version").fetchone()[0])
+
+
+def _check_version(state: StateDir, version: int) -> None:
     if version != SCHEMA_VERSION:
         raise SpoolUntrustedError(
             f"{state.database} has schema {version}; this version reads schema {SCHEMA_VERSION}"
         )
+
+
+def _require_durable(connection: sqlite3.Connection, state: StateDir) -> None:
+    """See that every commit will be an fsync.
+
+    In WAL mode anything below FULL does not sync on commit: 22 of 60 power cuts lost acknowledged
+    commits (measured). So it is read back, not believed.
+    """
     mode = connection.execute("PRAGMA journal_mode = WAL").fetchone()[0]
     connection.execute("PRAGMA synchronous = FULL")
-    # In WAL mode anything below FULL does not sync on commit: 22 of 60 power cuts lost
-    # acknowledged commits (measured). So it is read back, not believed.
     synchronous = connection.execute("PRAGMA synchronous").fetchone()[0]
     if (mode, synchronous) != ("wal", 2):
         raise SpoolUntrustedError(
             f"{state.database}: journal_mode {mode} and synchronous {synchronous} instead of wal, 2"
         )
-    if connection.execute("SELECT count(*) FROM counter").fetchone()[0] != 1:
+
+
+def _spool_id(connection: sqlite3.Connection, state: StateDir) -> str:
+    rows = connection.execute("SELECT spool_id FROM counter").fetchall()
+    if len(rows) != 1:
         raise SpoolUntrustedError(f"{state.database} has lost its counters")
+    return str(rows[0][0])
 
 
-def _write_marker(state: StateDir, spool_id: str) -> None:
+def _mark(state: StateDir, spool_id: str) -> None:
     """Write the marker durably, or check that it names this very spool."""
     if state.marker.exists():
         marked = state.marker.read_text("ascii", "replace").strip()
@@ -182,12 +269,18 @@ def _write_marker(state: StateDir, spool_id: str) -> None:
             )
         return
     partial = state.marker.with_suffix(".partial")
-    with partial.open("w", encoding="ascii") as file:
-        file.write(f"{spool_id}\n")
-        file.flush()
-        os.fsync(file.fileno())
+    descriptor = os.open(partial, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600)
+    try:
+        os.write(descriptor, f"{spool_id}\n".encode())
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
     partial.replace(state.marker)
-    directory = os.open(state.path, os.O_RDONLY | os.O_DIRECTORY)
+    _sync_directory(state.path)
+
+
+def _sync_directory(path: Path) -> None:
+    directory = os.open(path, os.O_RDONLY | os.O_DIRECTORY)
     try:
         os.fsync(directory)
     finally:

@@ -23,13 +23,18 @@ if TYPE_CHECKING:
 #: zstd's fastest regular level: logs shrink about six times and the reader stays ahead.
 LEVEL = 1
 
-_PLACE = struct.Struct("<qqqqqqqq")
+_PLACE = struct.Struct("<10q")
+_NUMBERS = struct.Struct("<2q")
 _local = threading.local()
 
 
 @dataclass(frozen=True, slots=True)
 class PackedFrame:
-    """A draft ready to be inserted."""
+    """A draft ready to be inserted.
+
+    Attributes:
+        checksum: Of everything but the numbers that the frame gets when it is inserted.
+    """
 
     draft: FrameDraft
     stream_id: int
@@ -39,9 +44,14 @@ class PackedFrame:
 
 #: The columns of `frame` that make a `Frame`, in the order `unpack` takes them.
 COLUMNS = (
-    "id, stream_id, kind, raw_bytes, first_line, lines, part,"
-    " first_stamp_ns, last_stamp_ns, received_ns, total_lines, checksum, data"
+    "id, stream_id, kind, raw_bytes, first_line, lines, part, first_stamp_ns, last_stamp_ns,"
+    " high_stamp_ns, received_ns, total_lines, checksum, data"
 )
+
+#: Where in them the high stamp is.
+HIGH_STAMP = 9
+
+FrameRow = tuple[int, int, int, int, int, int, int, int, int, int, int, int, int, bytes]
 
 
 def pack(commit: StreamCommit) -> list[PackedFrame]:
@@ -50,21 +60,38 @@ def pack(commit: StreamCommit) -> list[PackedFrame]:
     packed = []
     for draft in commit.frames:
         data = compressor.compress(draft.raw)
-        checksum = _checksum(_place(commit.stream_id, draft), data)
+        checksum = zlib.crc32(data, zlib.crc32(_PLACE.pack(*_place(commit.stream_id, draft))))
         packed.append(PackedFrame(draft, commit.stream_id, checksum, data))
     return packed
 
 
-def unpack(row: tuple[int, int, int, int, int, int, int, int, int, int, int, int, bytes]) -> Frame:
+def numbered(checksum: int, frame_id: int, total_lines: int) -> int:
+    """The checksum of a frame that has its numbers."""
+    return zlib.crc32(_NUMBERS.pack(frame_id, total_lines), checksum)
+
+
+def unpack(row: FrameRow) -> Frame:
     """The frame of a row of `COLUMNS`.
 
     Raises:
         SpoolUntrustedError: It is not what was stored.
     """
     frame_id, stream_id, kind, raw_bytes, first_line, lines, part = row[:7]
-    first_ns, last_ns, received_ns, total_lines, checksum, data = row[7:]
-    place = (stream_id, kind, first_line, lines, part, first_ns, last_ns, received_ns)
-    if _checksum(place, data) != checksum:
+    first_ns, last_ns, high_ns, received_ns, total_lines, checksum, data = row[7:]
+    place = (
+        stream_id,
+        kind,
+        raw_bytes,
+        first_line,
+        lines,
+        part,
+        first_ns,
+        last_ns,
+        high_ns,
+        received_ns,
+    )
+    summed = zlib.crc32(data, zlib.crc32(_PLACE.pack(*place)))
+    if numbered(summed, frame_id, total_lines) != checksum:
         raise SpoolUntrustedError(f"frame {frame_id} does not match its checksum")
     try:
         raw = _decompressor().decompress(data, max_output_size=raw_bytes)
@@ -89,17 +116,15 @@ def _place(stream_id: int, draft: FrameDraft) -> tuple[int, ...]:
     return (
         stream_id,
         draft.kind,
+        len(draft.raw),
         draft.first_line,
         draft.lines,
         draft.part,
         draft.first_stamp_ns,
         draft.last_stamp_ns,
+        draft.high_stamp_ns,
         draft.received_ns,
     )
-
-
-def _checksum(place: tuple[int, ...], data: bytes) -> int:
-    return zlib.crc32(data, zlib.crc32(_PLACE.pack(*place)))
 
 
 def _compressor() -> zstandard.ZstdCompressor:

@@ -100,6 +100,15 @@ class Delivery:
     dead_lettered: int = 0
     dropped: int = 0
 
+    def __add__(self, other: Delivery) -> Delivery:
+        """Both together."""
+        return Delivery(
+            self.delivered + other.delivered,
+            self.filtered + other.filtered,
+            self.dead_lettered + other.dead_lettered,
+            self.dropped + other.dropped,
+        )
+
 
 @dataclass(frozen=True, slots=True)
 class SinkOverview:
@@ -135,7 +144,12 @@ class StreamOverview:
 
 @dataclass(frozen=True, slots=True)
 class SpoolOverview:
-    """What the spool knows, for `status` and metrics."""
+    """What the spool knows, for `status` and metrics.
+
+    Attributes:
+        frames: Held now, for sinks and for comparison with a re-read.
+        size_bytes: Of the database's file, free pages inside it included.
+    """
 
     spool_id: str
     frames: int
@@ -161,7 +175,7 @@ class StreamStore(Protocol):
         ...
 
     async def tail(self, stream_id: int, *, from_ns: int, max_bytes: int) -> Tail:
-        """The frames that reach to `from_ns` or beyond, and at least the newest one.
+        """The frames of lines that reach to `from_ns` or beyond, and at least the newest one.
 
         At most about `max_bytes` of lines; then `Tail.from_ns` says where it begins.
         """
@@ -199,7 +213,12 @@ class Spool(StreamStore, Protocol):
     async def advance(
         self, sink: str, cursor: int, changes: Mapping[str, bytes | None], delivery: Delivery
     ) -> None:
-        """Move a sink's cursor, with what it remembers and counts."""
+        """Move a sink's cursor forward to a frame that was read, with what it remembers and counts.
+
+        Raises:
+            SpoolUnavailableError: Nothing was stored; try the same again.
+            SpoolUntrustedError: The cursor cannot stand there, or see above.
+        """
         ...
 
     async def remember(self, sink: str, changes: Mapping[str, bytes | None]) -> None:
@@ -215,7 +234,10 @@ class Spool(StreamStore, Protocol):
         ...
 
     async def prune(self, *, keep_tail_ns: int) -> int:
-        """Delete frames that every sink is past, save each live stream's tail; returns how many."""
+        """Delete frames that every sink is past, save each live stream's tail; returns how many.
+
+        On a full disk it does what it can; the rest is left to the next call.
+        """
         ...
 
     async def overview(self) -> SpoolOverview:

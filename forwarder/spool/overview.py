@@ -36,10 +36,9 @@ def overview_of(state: StateDir) -> SpoolOverview:
 
 
 def _overview(connection: sqlite3.Connection) -> SpoolOverview:
-    spool_id, last_id, total_lines, total_bytes = connection.execute(
-        "SELECT spool_id, last_frame_id, total_lines, total_bytes FROM counter"
+    spool_id, frames, total_lines, total_bytes = connection.execute(
+        "SELECT spool_id, held_frames, total_lines, total_bytes FROM counter"
     ).fetchone()
-    oldest = connection.execute("SELECT min(id) FROM frame").fetchone()[0]
     pages = connection.execute("PRAGMA page_count").fetchone()[0]
     page_bytes = connection.execute("PRAGMA page_size").fetchone()[0]
     gaps = dict(
@@ -83,7 +82,7 @@ def _overview(connection: sqlite3.Connection) -> SpoolOverview:
     ]
     return SpoolOverview(
         spool_id,
-        frames=0 if oldest is None else last_id - oldest + 1,
+        frames=frames,
         size_bytes=pages * page_bytes,
         streams=streams,
         sinks=sinks,

@@ -4,7 +4,9 @@ Invariants:
 - A frame and the checkpoint that says it was taken are written in one transaction.
 - Frame ids are consecutive and never repeat, also after every frame was deleted (AUTOINCREMENT and
   `counter`): a frame below a sink's cursor would never be sent.
-- `total_lines` and `total_bytes` count over the spool's whole life, so a backlog is a subtraction.
+- `counter` counts over the spool's whole life (`total_`) and what is in `frame` now (`held_`).
+- A sink's `cursor_lines` is what it is past of `total_lines`; what was deleted before the sink was
+  made counts as past. So a backlog is a subtraction.
 """
 
 from __future__ import annotations
@@ -23,9 +25,12 @@ CREATE_PRAGMAS = (
 TABLES = f"""
 CREATE TABLE counter (
     spool_id TEXT NOT NULL,
-    last_frame_id INTEGER NOT NULL,
-    total_lines INTEGER NOT NULL,
-    total_bytes INTEGER NOT NULL
+    last_frame_id INTEGER NOT NULL DEFAULT 0,
+    total_lines INTEGER NOT NULL DEFAULT 0,
+    total_bytes INTEGER NOT NULL DEFAULT 0,
+    held_frames INTEGER NOT NULL DEFAULT 0,
+    held_lines INTEGER NOT NULL DEFAULT 0,
+    held_bytes INTEGER NOT NULL DEFAULT 0
 ) STRICT;
 
 CREATE TABLE stream (
@@ -60,12 +65,11 @@ CREATE TABLE frame (
     received_ns INTEGER NOT NULL,
     raw_bytes INTEGER NOT NULL,
     total_lines INTEGER NOT NULL,
-    total_bytes INTEGER NOT NULL,
     checksum INTEGER NOT NULL,
     data BLOB NOT NULL
 ) STRICT;
 
-CREATE INDEX frame_by_stream ON frame (stream_id, high_stamp_ns, id, raw_bytes);
+CREATE INDEX frame_by_stream ON frame (stream_id, high_stamp_ns, id);
 
 CREATE TABLE gap (
     id INTEGER PRIMARY KEY AUTOINCREMENT,

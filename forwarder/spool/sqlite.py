@@ -3,19 +3,19 @@
 from __future__ import annotations
 
 import asyncio
+import sqlite3
 from collections import deque
 from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING, TypeVar
 
-from forwarder.errors import SpoolUntrustedError
-from forwarder.spool import statements
+from forwarder.errors import SpoolError, SpoolUnavailableError, SpoolUntrustedError
+from forwarder.spool import pruning, sinks, statements
 from forwarder.spool.files import connect_reader, connect_writer
 from forwarder.spool.frames import pack
 from forwarder.spool.overview import read_overview
 from forwarder.spool.writer import Writer
 
 if TYPE_CHECKING:
-    import sqlite3
     from collections.abc import Callable, Mapping, Sequence
 
     from forwarder.model import Frame, StreamInfo
@@ -58,7 +58,9 @@ class SqliteSpool:
         self._infos: dict[int, StreamInfo] = {}
         self._recent = _RecentFrames()
         self._grown = asyncio.Event()
-        self._unpruned: set[int] | None = None
+        self._unpruned: set[int] = set()
+        self._surveyed = False
+        self._closed = False
 
     # Streams -------------------------------------------------------------------------------------
 
@@ -77,18 +79,22 @@ class SqliteSpool:
 
     async def commit(self, commits: Sequence[StreamCommit]) -> None:
         """Store frames and positions, all or nothing."""
+        self._check()
         packed = await self._on(self._pack_thread, lambda: [pack(commit) for commit in commits])
         now_ns = self._now()
-        frames = await self._writer.run(
-            lambda connection: statements.commit(connection, commits, packed, now_ns)
-        )
-        if self._unpruned is not None:
+
+        def committed(frames: list[Frame]) -> None:
             self._unpruned.update(commit.stream_id for commit in commits)
-        if frames:
-            self._recent.add(frames)
-            self._last_frame_id = frames[-1].id
-            self._grown.set()
-            self._grown = asyncio.Event()
+            if frames:
+                self._recent.add(frames)
+                self._last_frame_id = frames[-1].id
+                self._grown.set()
+                self._grown = asyncio.Event()
+
+        # Not after the await: a call that was cancelled may still have been committed.
+        await self._writer.run(
+            lambda connection: statements.commit(connection, commits, packed, now_ns), committed
+        )
 
     async def tail(self, stream_id: int, *, from_ns: int, max_bytes: int) -> Tail:
         """The newest frames of a stream."""
@@ -114,13 +120,14 @@ class SqliteSpool:
         """The sink of this name, made when new."""
         now_ns = self._now()
         return await self._writer.run(
-            lambda connection: statements.open_sink(
+            lambda connection: sinks.open_sink(
                 connection, name, from_oldest=from_oldest, now_ns=now_ns
             )
         )
 
     async def read(self, after_id: int, *, max_bytes: int) -> Sequence[Frame]:
         """The frames after this one, from memory when they are new, else from the database."""
+        self._check()
         recent = self._recent.after(after_id, max_bytes)
         if recent is not None:
             return recent
@@ -129,7 +136,9 @@ class SqliteSpool:
                 connection, after_id, max_bytes=max_bytes, known=self._infos
             )
         )
-        self._infos.update(infos)
+        for stream_id, info in infos.items():
+            # A stream that was opened meanwhile is known better.
+            self._infos.setdefault(stream_id, info)
         return frames
 
     async def advance(
@@ -137,81 +146,123 @@ class SqliteSpool:
     ) -> None:
         """Move a sink's cursor, with what it remembers and counts."""
         await self._writer.run(
-            lambda connection: statements.advance(connection, sink, cursor, changes, delivery)
+            lambda connection: sinks.advance(connection, sink, cursor, changes, delivery)
         )
 
     async def remember(self, sink: str, changes: Mapping[str, bytes | None]) -> None:
         """Store what a sink must know before its cursor moves."""
-        await self._writer.run(lambda connection: statements.remember(connection, sink, changes))
+        await self._writer.run(lambda connection: sinks.remember(connection, sink, changes))
 
     async def note_sink(self, sink: str, state: str, detail: str) -> None:
         """Say how a sink is."""
         now_ns = self._now()
         await self._writer.run(
-            lambda connection: statements.note_sink(connection, sink, state, detail, now_ns)
+            lambda connection: sinks.note_sink(connection, sink, state, detail, now_ns)
         )
 
     async def retire_sinks(self, keep: Sequence[str]) -> Mapping[str, int]:
         """Forget all other sinks."""
-        return await self._writer.run(lambda connection: statements.retire_sinks(connection, keep))
+        return await self._writer.run(lambda connection: sinks.retire_sinks(connection, keep))
 
     # The whole -----------------------------------------------------------------------------------
 
     async def prune(self, *, keep_tail_ns: int) -> int:
         """Delete frames that every sink is past, save each live stream's tail."""
-        if self._unpruned is None:
-            self._unpruned = set(await self._read(statements.stream_ids))
+        if not self._surveyed:
+            self._unpruned.update(await self._read(pruning.stream_ids))
+            self._surveyed = True
         deleted = 0
-        for stream_id in list(self._unpruned):
+        try:
+            for stream_id in list(self._unpruned):
+                deleted += await self._prune(stream_id, keep_tail_ns)
+            await self._writer.run(pruning.give_space_back)
+        except SpoolUnavailableError:
+            # SQLite needs room to delete, too. What is left over is left to the next call.
+            return deleted
+        return deleted
+
+    async def _prune(self, stream_id: int, keep_tail_ns: int) -> int:
+        """Prune one stream; it is looked at again when something was left over, or comes in."""
+        deleted = 0
+        more = True
+        self._unpruned.discard(stream_id)
+        try:
             while True:
-                count, rest = await self._writer.run(
-                    lambda connection, stream_id=stream_id: statements.prune(  # type: ignore[misc]  # a default argument keeps the loop's value
+                count, more = await self._writer.run(
+                    lambda connection: pruning.prune(
                         connection, stream_id, keep_tail_ns=keep_tail_ns, limit=PRUNE_FRAMES
                     )
                 )
                 deleted += count
                 if count < PRUNE_FRAMES:
-                    break
-            if not rest:
-                self._unpruned.discard(stream_id)
-        if deleted:
-            await self._writer.run(statements.give_space_back)
-        return deleted
+                    return deleted
+        finally:
+            if more:
+                self._unpruned.add(stream_id)
 
     async def overview(self) -> SpoolOverview:
         """The numbers, from one consistent view."""
         return await self._read(read_overview)
 
     async def close(self) -> None:
-        """Finish what is under way and close the database."""
-        await self._writer.close()
+        """Finish what is under way and close the database; may be called again."""
+        if self._closed:
+            return
+        self._closed = True
+        # The reader first: the last connection copies the WAL back, and only the writer may.
         await self._on(self._read_thread, self._reader.close)
+        await self._writer.close()
         self._read_thread.shutdown()
         self._pack_thread.shutdown()
 
     async def _read(self, query: Callable[[sqlite3.Connection], _T]) -> _T:
-        return await self._on(self._read_thread, lambda: statements.guarded(query, self._reader))
+        self._check()
+        try:
+            return await self._on(
+                self._read_thread, lambda: statements.guarded(query, self._reader)
+            )
+        except SpoolUntrustedError as error:
+            self._writer.fail(error)
+            raise
+
+    def _check(self) -> None:
+        if self._closed:
+            raise SpoolUntrustedError("the spool is closed")
+        self._writer.check()
 
     async def _on(self, executor: ThreadPoolExecutor, work: Callable[[], _T]) -> _T:
         return await asyncio.get_running_loop().run_in_executor(executor, work)
 
 
-async def open_spool(state: StateDir, *, now: Callable[[], int]) -> SqliteSpool:
+async def open_spool(
+    state: StateDir,
+    *,
+    now: Callable[[], int],
+    factory: type[sqlite3.Connection] = sqlite3.Connection,
+) -> SqliteSpool:
     """Open the spool of a locked `state_dir`, or make it.
+
+    Args:
+        state: The directory.
+        now: The wall clock, in nanoseconds.
+        factory: The class of the connection that writes; faults come in here.
 
     Raises:
         SpoolUntrustedError: See `connect_writer`.
     """
-    connection = await asyncio.to_thread(connect_writer, state)
-    try:
-        row = connection.execute("SELECT last_frame_id FROM counter").fetchone()
-        reader = connect_reader(state)
-    except SpoolUntrustedError:
-        connection.close()
-        raise
-    statements.configure_writer(connection)
+
+    def connect() -> tuple[sqlite3.Connection, sqlite3.Connection, int]:
+        connection = connect_writer(state, factory=factory)
+        try:
+            last_frame_id = statements.guarded(statements.begin_writing, connection)
+            return connection, connect_reader(state), last_frame_id
+        except SpoolError:
+            connection.close()
+            raise
+
+    connection, reader, last_frame_id = await asyncio.to_thread(connect)
     writer = Writer(connection, asyncio.get_running_loop())
-    return SqliteSpool(writer, reader, last_frame_id=row[0], now=now)
+    return SqliteSpool(writer, reader, last_frame_id=last_frame_id, now=now)
 
 
 class _RecentFrames:

@@ -1,4 +1,7 @@
-"""Every statement that the spool runs. Functions of a connection; transactions are the writer's."""
+"""The statements about streams and frames.
+
+Like `sinks` and `pruning` functions of a connection; transactions are the writer's.
+"""
 
 from __future__ import annotations
 
@@ -8,6 +11,7 @@ from typing import TYPE_CHECKING, TypeVar
 
 import orjson
 
+from forwarder.errors import SpoolUntrustedError
 from forwarder.model import (
     Checkpoint,
     Frame,
@@ -17,24 +21,25 @@ from forwarder.model import (
     StreamState,
 )
 from forwarder.source.resume import Taken
-from forwarder.spool.frames import COLUMNS, PackedFrame, unpack
-from forwarder.spool.interface import Delivery, SinkRecord, StreamCommit, StreamRecord, Tail
+from forwarder.spool.frames import COLUMNS, HIGH_STAMP, PackedFrame, numbered, unpack
+from forwarder.spool.interface import StreamCommit, StreamRecord, Tail
 from forwarder.spool.writer import CHECKPOINT_PAGES, classify
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Container, Iterable, Mapping, Sequence
+    from collections.abc import Callable, Container, Sequence
+
+    from forwarder.model import Gap
 
 _T = TypeVar("_T")
 
-#: Deleted pages are given back to the file system when this many (of 8 KiB) are free: 64 MiB.
-FREE_PAGES = 8192
-_GIVE_BACK_PAGES = 1024
+_INTEGER_MAX = 2**63 - 1
 
 
-def configure_writer(connection: sqlite3.Connection) -> None:
-    """Settings of the connection that writes."""
+def begin_writing(connection: sqlite3.Connection) -> int:
+    """Settings of the connection that writes; returns the id of the newest frame there ever was."""
     connection.execute(f"PRAGMA wal_autocheckpoint = {CHECKPOINT_PAGES}")
     connection.execute("PRAGMA cache_size = -16384")
+    return int(connection.execute("SELECT last_frame_id FROM counter").fetchone()[0])
 
 
 def guarded(query: Callable[[sqlite3.Connection], _T], connection: sqlite3.Connection) -> _T:
@@ -71,28 +76,11 @@ def commit(
     now_ns: int,
 ) -> list[Frame]:
     """Store frames, gaps and checkpoints; returns the frames as a reader would see them."""
-    last_id, total_lines, total_bytes = connection.execute(
-        "SELECT last_frame_id, total_lines, total_bytes FROM counter"
-    ).fetchone()
-    rows = []
-    frames = []
-    for frame in (frame for of_stream in packed for frame in of_stream):
-        draft = frame.draft
-        last_id += 1
-        total_lines += draft.lines
-        total_bytes += len(draft.raw)
-        rows.append(_frame_row(last_id, frame, total_lines, total_bytes))
-        frames.append(_frame(last_id, frame, total_lines))
-    if rows:
-        connection.executemany(f"INSERT INTO frame VALUES ({','.join('?' * 15)})", rows)  # noqa: S608 - only question marks
-        connection.execute(
-            "UPDATE counter SET last_frame_id = ?, total_lines = ?, total_bytes = ?",
-            (last_id, total_lines, total_bytes),
-        )
+    frames = _insert_frames(connection, [frame for one in packed for frame in one])
     connection.executemany(
         "INSERT INTO gap (stream_id, cause, after_line, from_stamp_ns, to_stamp_ns, noticed_ns,"
         " missing_bytes) VALUES (?, ?, ?, ?, ?, ?, ?)",
-        [(one.stream_id, *dataclasses.astuple(gap)) for one in commits for gap in one.gaps],
+        [_gap_row(one.stream_id, gap) for one in commits for gap in one.gaps],
     )
     connection.executemany(
         "UPDATE stream SET next_line = ?, open_part = ?, last_stamp_ns = ?, high_stamp_ns = ?,"
@@ -111,65 +99,54 @@ def commit(
     return frames
 
 
+def _insert_frames(connection: sqlite3.Connection, packed: Sequence[PackedFrame]) -> list[Frame]:
+    """Give the frames their numbers and store them."""
+    if not packed:
+        return []
+    last_id, total_lines = connection.execute(
+        "SELECT last_frame_id, total_lines FROM counter"
+    ).fetchone()
+    rows = []
+    frames = []
+    for frame in packed:
+        last_id += 1
+        total_lines += frame.draft.lines
+        rows.append(_frame_row(last_id, frame, total_lines))
+        frames.append(_frame(last_id, frame, total_lines))
+    connection.executemany(f"INSERT INTO frame VALUES ({','.join('?' * 14)})", rows)  # noqa: S608 - only question marks
+    lines = sum(frame.draft.lines for frame in packed)
+    size_bytes = sum(len(frame.draft.raw) for frame in packed)
+    connection.execute(
+        "UPDATE counter SET last_frame_id = ?1, held_frames = held_frames + ?2,"
+        " total_lines = total_lines + ?3, held_lines = held_lines + ?3,"
+        " total_bytes = total_bytes + ?4, held_bytes = held_bytes + ?4",
+        (last_id, len(packed), lines, size_bytes),
+    )
+    return frames
+
+
 def tail(connection: sqlite3.Connection, stream_id: int, *, from_ns: int, max_bytes: int) -> Tail:
     """The newest frames of a stream, from `from_ns` on, cut short at `max_bytes`."""
-    before = connection.execute(
-        "SELECT max(id) FROM frame WHERE stream_id = ? AND high_stamp_ns < ?", (stream_id, from_ns)
-    ).fetchone()[0]
+    # Gap records were never sent by a server: a re-read cannot bring them, so they do not count.
     rows = connection.execute(
-        f"SELECT {COLUMNS} FROM frame WHERE stream_id = ? AND id > ? ORDER BY id DESC",  # noqa: S608 - a constant
-        (stream_id, before or 0),
+        f"SELECT {COLUMNS} FROM frame WHERE stream_id = ? AND kind <> ?"  # noqa: S608 - a constant
+        " ORDER BY high_stamp_ns DESC, id DESC",
+        (stream_id, FrameKind.GAP),
     )
     frames: list[Frame] = []
     size = 0
     cut_short = False
     for row in rows:
-        if frames and size + row[3] > max_bytes:
-            cut_short = True
+        if frames and row[HIGH_STAMP] < from_ns:
             break
         size += row[3]
+        if frames and size > max_bytes:
+            cut_short = True
+            break
         frames.append(unpack(row))
     frames.reverse()
-    taken = [Taken(one.kind, one.part, one.raw) for one in frames if one.kind is not FrameKind.GAP]
+    taken = [Taken(one.kind, one.part, one.raw) for one in frames]
     return Tail(taken, from_ns=frames[0].first_stamp_ns if cut_short else 0)
-
-
-def stream_ids(connection: sqlite3.Connection) -> list[int]:
-    """Every stream that still has frames."""
-    rows = connection.execute(
-        "SELECT id FROM stream WHERE EXISTS (SELECT 1 FROM frame WHERE stream_id = stream.id)"
-    )
-    return [row[0] for row in rows]
-
-
-# Sinks -------------------------------------------------------------------------------------------
-
-
-def open_sink(
-    connection: sqlite3.Connection, name: str, *, from_oldest: bool, now_ns: int
-) -> SinkRecord:
-    """Find or make a sink. A new one begins before the oldest frame held, or after the newest."""
-    last_id, total_lines, total_bytes = connection.execute(
-        "SELECT last_frame_id, total_lines, total_bytes FROM counter"
-    ).fetchone()
-    begin = (last_id, total_lines, total_bytes)
-    if from_oldest:
-        oldest = connection.execute(
-            "SELECT id - 1, total_lines - lines, total_bytes - raw_bytes FROM frame"
-            " ORDER BY id LIMIT 1"
-        ).fetchone()
-        begin = oldest or begin
-    connection.execute(
-        "INSERT OR IGNORE INTO sink"
-        " (name, cursor, base_lines, cursor_lines, cursor_bytes, since_ns)"
-        " VALUES (?, ?, ?, ?, ?, ?)",
-        (name, begin[0], begin[1], begin[1], begin[2], now_ns),
-    )
-    cursor = connection.execute("SELECT cursor FROM sink WHERE name = ?", (name,)).fetchone()[0]
-    state = dict(
-        connection.execute("SELECT key, value FROM sink_state WHERE sink = ?", (name,)).fetchall()
-    )
-    return SinkRecord(name, cursor, state)
 
 
 def read_frames(
@@ -191,115 +168,10 @@ def read_frames(
     return frames, {stream_id: _stream_info(connection, stream_id) for stream_id in unknown}
 
 
-def advance(
-    connection: sqlite3.Connection,
-    sink: str,
-    cursor: int,
-    changes: Mapping[str, bytes | None],
-    delivery: Delivery,
-) -> None:
-    """Move a cursor forward; it can stand only at a frame that is still there."""
-    connection.execute(
-        "UPDATE sink SET cursor = frame.id, cursor_lines = frame.total_lines,"
-        " cursor_bytes = frame.total_bytes, delivered = delivered + ?, filtered = filtered + ?,"
-        " dead_lettered = dead_lettered + ?, dropped = dropped + ?"
-        " FROM frame WHERE frame.id = ? AND sink.name = ?",
-        (*dataclasses.astuple(delivery), cursor, sink),
-    )
-    remember(connection, sink, changes)
-
-
-def remember(
-    connection: sqlite3.Connection, sink: str, changes: Mapping[str, bytes | None]
-) -> None:
-    """Store or forget what a sink remembers."""
-    connection.executemany(
-        "INSERT INTO sink_state VALUES (?, ?, ?)"
-        " ON CONFLICT (sink, key) DO UPDATE SET value = excluded.value",
-        [(sink, key, value) for key, value in changes.items() if value is not None],
-    )
-    connection.executemany(
-        "DELETE FROM sink_state WHERE sink = ? AND key = ?",
-        [(sink, key) for key, value in changes.items() if value is None],
-    )
-
-
-def note_sink(
-    connection: sqlite3.Connection, sink: str, state: str, detail: str, now_ns: int
-) -> None:
-    """Say how a sink is; `since_ns` moves only when that changes."""
-    connection.execute(
-        "UPDATE sink SET since_ns = CASE WHEN state = ?1 THEN since_ns ELSE ?3 END,"
-        " state = ?1, detail = ?2 WHERE name = ?4",
-        (state, detail, now_ns, sink),
-    )
-
-
-def retire_sinks(connection: sqlite3.Connection, keep: Iterable[str]) -> dict[str, int]:
-    """Forget the sinks that are not configured any more; their pending records, by name."""
-    kept = set(keep)
-    retired: dict[str, int] = {}
-    rows = connection.execute(
-        "SELECT name, total_lines - cursor_lines FROM sink, counter"
-    ).fetchall()
-    for name, pending in rows:
-        if name not in kept:
-            retired[name] = pending
-            connection.execute("DELETE FROM sink WHERE name = ?", (name,))
-            connection.execute("DELETE FROM sink_state WHERE sink = ?", (name,))
-    return retired
-
-
-# Pruning -----------------------------------------------------------------------------------------
-
-
-def prune(
-    connection: sqlite3.Connection, stream_id: int, *, keep_tail_ns: int, limit: int
-) -> tuple[int, bool]:
-    """Delete up to `limit` frames of a stream that every sink is past.
-
-    A live stream keeps its tail, and at least its newest frame: a re-read is compared with it.
-
-    Returns:
-        How many were deleted, and whether the stream still has frames.
-    """
-    everyone = connection.execute("SELECT min(cursor) FROM sink").fetchone()[0]
-    if everyone is None:
-        return 0, True
-    high_ns, state = connection.execute(
-        "SELECT high_stamp_ns, state FROM stream WHERE id = ?", (stream_id,)
-    ).fetchone()
-    newest = connection.execute(
-        "SELECT max(id) FROM frame WHERE stream_id = ? AND high_stamp_ns = ?", (stream_id, high_ns)
-    ).fetchone()[0]
-    if state == StreamState.COMPLETE:
-        below_ns, spared = high_ns + 1, 0
-    else:
-        below_ns, spared = max(high_ns - keep_tail_ns, 1), newest or 0
-    deleted = connection.execute(
-        "DELETE FROM frame WHERE id IN (SELECT id FROM frame WHERE stream_id = ?"
-        " AND high_stamp_ns < ? AND id <= ? AND id <> ? LIMIT ?)",
-        (stream_id, below_ns, everyone, spared, limit),
-    ).rowcount
-    rest = connection.execute(
-        "SELECT EXISTS (SELECT 1 FROM frame WHERE stream_id = ?)", (stream_id,)
-    ).fetchone()[0]
-    return deleted, bool(rest)
-
-
-def give_space_back(connection: sqlite3.Connection) -> None:
-    """Shrink the database after a backlog is gone, a little at a time."""
-    free = connection.execute("PRAGMA freelist_count").fetchone()[0]
-    if free > FREE_PAGES:
-        connection.execute(f"PRAGMA incremental_vacuum({_GIVE_BACK_PAGES})").fetchall()
-
-
 # Rows --------------------------------------------------------------------------------------------
 
 
-def _frame_row(
-    frame_id: int, packed: PackedFrame, total_lines: int, total_bytes: int
-) -> tuple[int | bytes, ...]:
+def _frame_row(frame_id: int, packed: PackedFrame, total_lines: int) -> tuple[int | bytes, ...]:
     draft = packed.draft
     return (
         frame_id,
@@ -314,8 +186,7 @@ def _frame_row(
         draft.received_ns,
         len(draft.raw),
         total_lines,
-        total_bytes,
-        packed.checksum,
+        numbered(packed.checksum, frame_id, total_lines),
         packed.data,
     )
 
@@ -351,6 +222,20 @@ def _checkpoint_row(one: StreamCommit) -> tuple[int | str, ...]:
     )
 
 
+def _gap_row(stream_id: int, gap: Gap) -> tuple[int | str | None, ...]:
+    missing_bytes = gap.missing_bytes
+    return (
+        stream_id,
+        gap.cause,
+        gap.after_line,
+        gap.from_stamp_ns,
+        gap.to_stamp_ns,
+        gap.noticed_ns,
+        # The API's offsets are unsigned 64-bit, SQLite's integers are signed.
+        None if missing_bytes is None else min(missing_bytes, _INTEGER_MAX),
+    )
+
+
 def _info_text(info: StreamInfo) -> str:
     """What is known of a stream, less its identity, as JSON."""
     values = dataclasses.asdict(info)
@@ -359,9 +244,12 @@ def _info_text(info: StreamInfo) -> str:
 
 
 def _stream_info(connection: sqlite3.Connection, stream_id: int) -> StreamInfo:
-    sandbox_id, container, text = connection.execute(
+    row = connection.execute(
         "SELECT sandbox_id, container, info FROM stream WHERE id = ?", (stream_id,)
     ).fetchone()
-    values = orjson.loads(text)
-    values["tags"] = tuple(values["tags"])
-    return StreamInfo(StreamKey(sandbox_id, container), **values)
+    try:
+        values = orjson.loads(row[2])
+        values["tags"] = tuple(values["tags"])
+        return StreamInfo(StreamKey(row[0], row[1]), **values)
+    except (TypeError, KeyError, ValueError) as error:
+        raise SpoolUntrustedError(f"what is known of stream {stream_id} is damaged") from error

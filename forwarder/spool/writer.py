@@ -11,6 +11,7 @@ import asyncio
 import queue
 import sqlite3
 import threading
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from forwarder.errors import SpoolError, SpoolUnavailableError, SpoolUntrustedError
@@ -19,22 +20,34 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
 _T = TypeVar("_T")
-_Job = tuple["Callable[[sqlite3.Connection], Any]", "asyncio.Future[Any]"]
 
 #: Pages of 8 KiB in the WAL before it is copied back: 32 MiB.
 CHECKPOINT_PAGES = 4096
 
 #: Nothing was stored, and the same may work later.
-_PASSING = {sqlite3.SQLITE_FULL, sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED}
+_PASSING = {
+    sqlite3.SQLITE_FULL,
+    sqlite3.SQLITE_BUSY,
+    sqlite3.SQLITE_LOCKED,
+    # No room for the WAL's index, which is asked for before anything is written.
+    sqlite3.SQLITE_IOERR_SHMSIZE,
+}
 
 
 def classify(error: sqlite3.Error) -> SpoolError:
     """Whether the same may be tried again, or nothing may be believed any more."""
     code = getattr(error, "sqlite_errorcode", None)
     name = getattr(error, "sqlite_errorname", type(error).__name__)
-    if code is not None and code & 0xFF in _PASSING:
+    if code is not None and (code in _PASSING or code & 0xFF in _PASSING):
         return SpoolUnavailableError(f"the spool cannot be written now: {error} ({name})")
     return SpoolUntrustedError(f"the spool failed: {error} ({name})")
+
+
+@dataclass(frozen=True, slots=True)
+class _Job:
+    work: Callable[[sqlite3.Connection], Any]
+    future: asyncio.Future[Any]
+    committed: Callable[[Any], None] | None
 
 
 class Writer:
@@ -50,22 +63,41 @@ class Writer:
         self._thread = threading.Thread(target=self._run, name="spool-writer", daemon=True)
         self._thread.start()
 
-    async def run(self, job: Callable[[sqlite3.Connection], _T]) -> _T:
+    async def run(
+        self,
+        work: Callable[[sqlite3.Connection], _T],
+        committed: Callable[[_T], None] | None = None,
+    ) -> _T:
         """Run a job in a transaction; returns when that is committed and fsynced.
 
-        A cancelled call does not undo the job: it may or may not have happened.
+        Args:
+            work: The job. A cancelled call does not undo it: it may or may not have happened.
+            committed: Told of the result once that is durable, on the loop and in the order of the
+                transactions, also when the call was cancelled.
 
         Raises:
             SpoolUnavailableError: The transaction was rolled back; try again.
             SpoolUntrustedError: From now on, always.
         """
+        self.check()
+        future: asyncio.Future[_T] = self._loop.create_future()
+        self._jobs.put(_Job(work, future, committed))
+        return await future
+
+    def check(self) -> None:
+        """Raise when nothing may be believed any more, or the spool is closed.
+
+        Raises:
+            SpoolUntrustedError: So it is.
+        """
         if self._failure is not None:
             raise SpoolUntrustedError(str(self._failure)) from self._failure
         if self._closing:
             raise SpoolUntrustedError("the spool is closed")
-        future: asyncio.Future[_T] = self._loop.create_future()
-        self._jobs.put((job, future))
-        return await future
+
+    def fail(self, error: SpoolUntrustedError) -> None:
+        """From now on every call fails: somebody else found that the spool cannot be trusted."""
+        self._failure = self._failure or error
 
     async def close(self) -> None:
         """Finish every job that was submitted, then close the connection."""
@@ -101,22 +133,14 @@ class Writer:
             return self._failure
         try:
             self._connection.execute("BEGIN IMMEDIATE")
-            results = [job(self._connection) for job, _ in jobs]
+            results = [job.work(self._connection) for job in jobs]
             self._connection.execute("COMMIT")
-        except sqlite3.Error as error:
-            failure = classify(error)
+        except Exception as error:  # noqa: BLE001 - the top of the thread: a bug must not hang us
+            failure = _failure(error)
             if isinstance(failure, SpoolUntrustedError):
-                self._failure = failure
+                self.fail(failure)
             self._roll_back()
             return failure
-        except SpoolError as error:
-            self._roll_back()
-            return error
-        except Exception as error:  # noqa: BLE001 - the top of the thread: a bug must not hang us
-            self._failure = SpoolUntrustedError(f"the spool met a bug: {error!r}")
-            self._failure.__cause__ = error
-            self._roll_back()
-            return self._failure
         return results
 
     def _roll_back(self) -> None:
@@ -125,17 +149,32 @@ class Writer:
             try:
                 self._connection.execute("ROLLBACK")
             except sqlite3.Error as error:
-                self._failure = self._failure or SpoolUntrustedError(f"rollback failed: {error}")
+                self.fail(SpoolUntrustedError(f"rollback failed: {error}"))
+
+
+def _failure(error: Exception) -> SpoolError:
+    """What a transaction's callers are told."""
+    match error:
+        case SpoolError():
+            return error
+        case sqlite3.Error():
+            return classify(error)
+        case _:
+            failure = SpoolUntrustedError(f"the spool met a bug: {error!r}")
+            failure.__cause__ = error
+            return failure
 
 
 def _resolve(jobs: list[_Job], outcome: list[Any] | SpoolError) -> None:
     """On the loop: hand each caller its result, or the one error of the transaction."""
-    for index, (_, future) in enumerate(jobs):
-        if future.cancelled():
-            continue
+    for index, job in enumerate(jobs):
         if isinstance(outcome, SpoolError):
-            error = type(outcome)(str(outcome))
-            error.__cause__ = outcome
-            future.set_exception(error)
-        else:
-            future.set_result(outcome[index])
+            if not job.future.cancelled():
+                error = type(outcome)(str(outcome))
+                error.__cause__ = outcome
+                job.future.set_exception(error)
+            continue
+        if job.committed is not None:
+            job.committed(outcome[index])
+        if not job.future.cancelled():
+            job.future.set_result(outcome[index])

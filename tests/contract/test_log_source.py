@@ -31,7 +31,9 @@ from tests.fakes.api import (
     Fail,
     GrpcApi,
     Hold,
+    Mute,
     Send,
+    Step,
     entry,
     error_info,
     in_band,
@@ -324,8 +326,11 @@ async def test_leaving_a_stream_closes_it_at_once(world: World) -> None:
     await world.api.left.wait()
 
 
-async def test_cancelling_a_reader_closes_the_stream_and_passes(world: World) -> None:
-    world.api.stream(Hold())
+@pytest.mark.parametrize("steps", [(Hold(),), (send(b"one\n"), Hold()), (Mute(),)])
+async def test_cancelling_a_reader_closes_the_stream_and_passes(
+    world: World, steps: tuple[Step, ...]
+) -> None:
+    world.api.stream(*steps)
     task = asyncio.ensure_future(read_all(world))
     await world.api.holding.wait()
     task.cancel()

@@ -66,6 +66,11 @@ class Hold:
 
 
 @dataclass(frozen=True)
+class Mute:
+    """Take a StreamLogs request and do not even begin to answer it until the client leaves."""
+
+
+@dataclass(frozen=True)
 class Cut:
     """Lose the connection."""
 
@@ -92,7 +97,7 @@ class NoEnd:
     """End the body as HTTP wants it, but without the end-of-stream message."""
 
 
-Step: TypeAlias = Send | Fail | Hold | Cut | Reply | Body | NoEnd
+Step: TypeAlias = Send | Fail | Hold | Mute | Cut | Reply | Body | NoEnd
 Answer: TypeAlias = Message | Fail | Hold | Cut | Reply
 
 
@@ -242,7 +247,7 @@ class ConnectApi(FakeApi):
         reader: asyncio.StreamReader,
         writer: asyncio.StreamWriter,
     ) -> bool:
-        if not any(isinstance(step, Reply) for step in steps):
+        if not any(isinstance(step, Reply | Mute) for step in steps):
             writer.write(stream_head())
         for step in steps:
             match step:
@@ -276,7 +281,7 @@ class ConnectApi(FakeApi):
                 head = "".join(f"{name}: {value}\r\n" for name, value in fields.items())
                 writer.write(f"HTTP/1.1 {status} Scripted\r\n{head}\r\n".encode() + body)
                 return True
-            case Hold():
+            case Hold() | Mute():
                 await writer.drain()
                 self.holding.set()
                 await reader.read()
@@ -361,7 +366,7 @@ class GrpcApi(FakeApi):
     async def _logs(self, message: Message, context: Any) -> AsyncIterator[Message]:
         self._note("StreamLogs", message, context)
         steps = self.streams.popleft()
-        if steps and not isinstance(steps[0], Fail):
+        if steps and not isinstance(steps[0], Fail | Mute):
             await context.send_initial_metadata(())
         for step in steps:
             if isinstance(step, Send):
@@ -380,7 +385,7 @@ class GrpcApi(FakeApi):
                 trailers = (("grpc-status-details-bin", status.SerializeToString()),)
                 name = "CANCELLED" if code == "canceled" else code.upper()
                 await context.abort(grpc.StatusCode[name], message, trailers if details else ())
-            case Hold() | Cut():
+            case Hold() | Mute() | Cut():
                 if isinstance(step, Cut):
                     self._stops.add(asyncio.ensure_future(self._server.stop(None)))
                 self.holding.set()

@@ -18,9 +18,10 @@ if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 
 COMMAND = Path(sys.executable).with_name("sandbox-forwarder")
-DEADLINE_S = 60.0
+DEADLINE_S = 20.0
 _LOOK_EVERY_S = 0.005
 _LOG_LINE_BYTES = 16 << 20
+_SHOWN_EVENTS = 30
 
 
 def write_config(
@@ -147,8 +148,8 @@ class DaemonProcess:
 
     @property
     def log(self) -> str:
-        """All it has said so far, for a failed test."""
-        return "\n".join([*map(str, self.events), *self.texts])
+        """The last of what it has said so far, for a failed test."""
+        return "\n".join([*map(str, self.events[-_SHOWN_EVENTS:]), *self.texts])
 
     async def _read(self) -> None:
         assert self._process.stderr is not None
@@ -199,9 +200,13 @@ def size_bytes(path: Path) -> int:
         return 0
 
 
-async def grown(path: Path, to_bytes: int) -> None:
-    """Return once a file has at least this size."""
-    await until(lambda: size_bytes(path) >= to_bytes, f"{path} to have {to_bytes} bytes")
+async def grown(path: Path, to_bytes: int, daemon: DaemonProcess) -> None:
+    """Return once a file has at least this size; the daemon is what should make it grow."""
+    try:
+        await until(lambda: size_bytes(path) >= to_bytes or not daemon.running)
+    finally:
+        what = f"{path} has {size_bytes(path)} of {to_bytes} bytes; the log:\n{daemon.log}"
+        assert size_bytes(path) >= to_bytes, what
 
 
 def _holds(event: Mapping[str, Any], fields: Mapping[str, Any]) -> bool:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from typing import TYPE_CHECKING, Any
 
 import grpc
@@ -183,6 +184,19 @@ async def test_deleting_stops_the_process_and_keeps_the_log(
     assert await read_logs(*at, sandbox_id=sandbox_id) == b"ready\nbye\n"
 
 
+async def test_a_delete_whose_caller_has_gone_still_kills_after_the_grace_period(
+    server: LocalServer, at: tuple[str, str]
+) -> None:
+    sandbox_id = await shell_sandbox(*at, 'trap "" TERM; echo ready; while :; do sleep 60; done')
+    await server.wait_printed(sandbox_id, b"ready\n")
+    caller = asyncio.ensure_future(delete_sandbox(*at, sandbox_id, grace_s=1))
+    while await state(at, sandbox_id) != "STATE_TERMINATING":
+        await asyncio.sleep(0.01)
+    caller.cancel()
+    await server.wait_ended(sandbox_id)
+    assert await state(at, sandbox_id) == "STATE_TERMINATED"
+
+
 async def test_deleting_what_is_not_there_is_an_error_unless_allowed(at: tuple[str, str]) -> None:
     assert (await refused(*at, "DeleteSandbox", {"sandboxId": "x"})).code == "not_found"
     assert await call(*at, "DeleteSandbox", {"sandboxId": "x", "allowMissing": True}) == {}
@@ -257,6 +271,11 @@ async def test_only_so_many_ended_sandboxes_are_remembered() -> None:
             await server.wait_ended(ids[-1])
         newest = await shell_sandbox(*at, "sleep 600")
         assert await listed(at, showTerminated=True) == [ids[-1], newest]
+
+
+async def state(at: tuple[str, str], sandbox_id: str) -> str:
+    answer = await get_sandbox(*at, sandbox_id)
+    return str(answer["status"]["state"])
 
 
 async def listed(at: tuple[str, str], **request: Any) -> list[str]:

@@ -173,7 +173,8 @@ async def test_a_stall_sends_nothing_until_it_is_lifted(local: Running) -> None:
     async with local.open() as entries:
         assert (await anext(entries)).data == b""
         waiting = asyncio.ensure_future(anext(entries))
-        assert local.server.open_streams == 1
+        for _ in range(3):
+            await get_sandbox(*local.at, local.sandbox_id)
         assert not waiting.done()
         local.faults.stall = False
         assert (await waiting).data == TEXT
@@ -318,16 +319,34 @@ async def test_a_restart_drops_connections_and_sessions_and_keeps_sandboxes_and_
     assert caught.value.code == "SESSION_NOT_FOUND"
 
 
-async def test_a_restart_on_request_refuses_connections_while_it_is_down(local: Running) -> None:
-    await control(*local.at, "restart", {"down_s": 0.3})
-    refusals = 0
-    while True:
-        try:
-            assert await local.read() == TEXT
-        except httpx.TransportError:
-            refusals += 1
-            await asyncio.sleep(0.02)
-        else:
-            if refusals:
-                break
-    assert refusals
+async def test_a_restart_on_request_answers_before_it_begins_and_comes_back(
+    local: Running,
+) -> None:
+    async with local.open() as entries:
+        await anext(entries)
+        assert (await anext(entries)).data == TEXT
+        await control(*local.at, "restart", {"down_s": 0.05})
+        with pytest.raises(httpx.TransportError):
+            await anext(entries)
+    while await is_refused(local):
+        await asyncio.sleep(0.01)
+    assert await local.read() == TEXT
+
+
+async def test_while_it_is_down_connections_are_refused(local: Running) -> None:
+    down = asyncio.ensure_future(local.server.restart(down_s=600))
+    while not await is_refused(local):
+        await asyncio.sleep(0.01)
+    down.cancel()
+    await asyncio.wait([down])
+    assert await is_refused(local)
+    await local.server.restart()
+    assert await local.read() == TEXT
+
+
+async def is_refused(local: Running) -> bool:
+    try:
+        await local.read()
+    except httpx.TransportError:
+        return True
+    return False

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import asyncio
+import os
+import shutil
 import signal
 import sys
 from pathlib import Path
 
 import pytest
 
+from forwarder.local.runner import banner
 from forwarder.local.server import LocalServer
 from forwarder.local.settings import LocalSettings
 from tests.fakes.local import call, local_service, open_logs, shell_sandbox
@@ -103,17 +106,17 @@ async def test_for_people_it_says_what_it_is_and_how_to_use_it(number: signal.Si
     assert set(exports) == {"CWSANDBOX_BASE_URL", "CWSANDBOX_API_KEY"}
 
 
+@pytest.mark.skipif(shutil.which("curl") is None, reason="needs curl")
 async def test_the_banners_curl_command_works_as_printed() -> None:
     async with local_service() as service:
-        from forwarder.local.runner import banner
-
-        command = banner(service.base_url, service.api_key).split("exits):\n")[1].split("\n\n")[1]
+        text = banner(service.base_url, service.api_key)
+        command = text.partition("exits):\n\n")[2].partition("\n\n")[0].strip()
         process = await asyncio.create_subprocess_exec(
             "sh",
             "-c",
-            command.replace("  curl", "curl -sS"),
+            command.replace("curl", "curl -sS"),
             stdout=asyncio.subprocess.PIPE,
-            env={**service.environment, "PATH": "/usr/bin:/bin"},
+            env={**service.environment, "PATH": os.environ["PATH"]},
         )
         output, _ = await process.communicate()
         assert b'"sandboxId"' in output

@@ -410,6 +410,21 @@ async def test_a_cancelled_write_returns_at_once_and_the_next_waits_for_its_thre
     assert bench.path.read_bytes() == NOON + b"x\n"
 
 
+async def test_a_cancelled_write_begins_no_further_files(bench: Bench) -> None:
+    sink = await bench.sink("{sandbox_id}.log")
+    streams = [Stream(f"sbx-{n}", "main") for n in range(50)]
+    batch = batch_of(*(slice_of([(NOON_NS, "x")], stream=s) for s in streams))
+    bench.disk.sync_gate.clear()
+    attempt = asyncio.create_task(sink.write(batch))
+    await asyncio.to_thread(bench.disk.syncing.wait)
+    attempt.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await attempt
+    bench.disk.sync_gate.set()
+    await sink.close()
+    assert bench.disk.calls.count("sync_data") <= 8
+
+
 async def test_the_event_loop_turns_while_the_disk_stands_still(bench: Bench) -> None:
     sink = await bench.sink()
     bench.disk.sync_gate.clear()

@@ -72,11 +72,10 @@ async def test_a_log_without_anything_has_no_lines() -> None:
 
 async def test_an_error_comes_after_everything_that_came_before_it() -> None:
     source = ScriptedSource([b"one\ntw"], error=LogStreamError("gone", code="REPLAY_GAP"))
-    lines: list[bytes] = []
+    lines = SandboxLogs(source).stream_logs("sbx-1")
+    assert [await anext(lines), await anext(lines)] == [b"one\n", b"tw"]
     with pytest.raises(LogStreamError):
-        async for line in SandboxLogs(source).stream_logs("sbx-1"):
-            lines.append(line)  # noqa: PERF401 - a comprehension would lose them at the error
-    assert lines == [b"one\n", b"tw"]
+        await anext(lines)
 
 
 async def test_leaving_early_closes_the_stream() -> None:

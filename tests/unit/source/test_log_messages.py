@@ -46,7 +46,7 @@ def test_the_vendor_reads_a_fresh_request_as_it_was_meant(
 
 
 def test_a_continuation_always_follows_and_says_nothing_else() -> None:
-    request = LogRequest("a", "c", False, 5, 7, True, session_id="s", offset=2**64 - 1)  # noqa: FBT003 - in the order of its fields
+    request = LogRequest("a", "c", False, 5, 7, True, session_id="s", offset=2**64 - 1)
     assert vendor_request(request) == vendor.StreamLogsRequest(
         sandbox_id="a",
         container="c",

@@ -1,0 +1,76 @@
+"""The statements that delete what nobody needs any more, and give its space back."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from forwarder.model import FrameKind, StreamState
+
+if TYPE_CHECKING:
+    import sqlite3
+
+#: Deleted pages are given back to the file system when this many (of 8 KiB) are free: 64 MiB.
+FREE_PAGES = 8192
+_GIVE_BACK_PAGES = 1024
+
+
+def stream_ids(connection: sqlite3.Connection) -> list[int]:
+    """Every stream that still has frames."""
+    rows = connection.execute(
+        "SELECT id FROM stream WHERE EXISTS (SELECT 1 FROM frame WHERE stream_id = stream.id)"
+    )
+    return [row[0] for row in rows]
+
+
+def prune(
+    connection: sqlite3.Connection, stream_id: int, *, keep_tail_ns: int, limit: int
+) -> tuple[int, bool]:
+    """Delete up to `limit` frames of a stream that every sink is past.
+
+    A live stream keeps its tail, and at least its newest lines: a re-read is compared with them.
+
+    Returns:
+        How many were deleted, and whether there are more that only wait for a sink, or for the
+        next call. When not, nothing can be deleted before the stream's next commit.
+    """
+    everyone = connection.execute("SELECT min(cursor) FROM sink").fetchone()[0]
+    high_ns, state = connection.execute(
+        "SELECT high_stamp_ns, state FROM stream WHERE id = ?", (stream_id,)
+    ).fetchone()
+    upto_ns, spared = high_ns, 0
+    if state != StreamState.COMPLETE:
+        upto_ns, spared = max(high_ns - keep_tail_ns - 1, 0), _newest_lines(connection, stream_id)
+    chosen = "stream_id = ? AND high_stamp_ns <= ? AND id <> ?"
+    deleted = connection.execute(
+        f"DELETE FROM frame WHERE id IN (SELECT id FROM frame WHERE {chosen} AND id <= ? LIMIT ?)"  # noqa: S608 - a constant
+        " RETURNING lines, raw_bytes",
+        (stream_id, upto_ns, spared, everyone or 0, limit),
+    ).fetchall()
+    if deleted:
+        connection.execute(
+            "UPDATE counter SET held_frames = held_frames - ?, held_lines = held_lines - ?,"
+            " held_bytes = held_bytes - ?",
+            (len(deleted), sum(row[0] for row in deleted), sum(row[1] for row in deleted)),
+        )
+    more = connection.execute(
+        f"SELECT EXISTS (SELECT 1 FROM frame WHERE {chosen})",  # noqa: S608 - a constant
+        (stream_id, upto_ns, spared),
+    ).fetchone()[0]
+    return len(deleted), bool(more)
+
+
+def _newest_lines(connection: sqlite3.Connection, stream_id: int) -> int:
+    """The stream's newest frame that is no gap record; 0 when there is none."""
+    row = connection.execute(
+        "SELECT id FROM frame WHERE stream_id = ? AND kind <> ?"
+        " ORDER BY high_stamp_ns DESC, id DESC LIMIT 1",
+        (stream_id, FrameKind.GAP),
+    ).fetchone()
+    return int(row[0]) if row else 0
+
+
+def give_space_back(connection: sqlite3.Connection) -> None:
+    """Shrink the database after a backlog is gone, a little at a time."""
+    free = connection.execute("PRAGMA freelist_count").fetchone()[0]
+    if free > FREE_PAGES:
+        connection.execute(f"PRAGMA incremental_vacuum({_GIVE_BACK_PAGES})").fetchall()

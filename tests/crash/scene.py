@@ -1,0 +1,179 @@
+"""Talkative sandboxes, daemons that follow them, and the final comparison to the byte."""
+
+from __future__ import annotations
+
+import random
+import sys
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+from forwarder.local.server import LocalServer
+from forwarder.spool.files import StateDir
+from forwarder.spool.overview import overview_of
+from tests.fakes import oracle
+from tests.fakes.daemon import (
+    DaemonProcess,
+    file_sink,
+    grown,
+    run_to_end,
+    size_bytes,
+    until,
+    write_config,
+)
+from tests.fakes.local import create_sandbox, read_logs
+from tests.fakes.ndjson import text_log
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator, Mapping
+    from pathlib import Path
+
+    from forwarder.local.settings import LocalSettings
+
+TAG = "talkative"
+
+
+def seeded(seed: int | None = None) -> random.Random:
+    """Random numbers whose seed is printed, so that a failed run can be told apart and repeated."""
+    seed = random.SystemRandom().getrandbits(32) if seed is None else seed
+    print(f"seed: {seed}")
+    return random.Random(seed)
+
+
+@dataclass
+class Scene:
+    """A local service with sandboxes that print on stdout and stderr until told to stop.
+
+    Attributes:
+        names: By sandbox id, the name that its lines carry.
+    """
+
+    server: LocalServer
+    stop_file: Path
+    names: dict[str, str] = field(default_factory=dict)
+
+    async def add(self, name: str, *options: str) -> str:
+        """Start one more sandbox; returns its id."""
+        sandbox_id = await create_sandbox(
+            self.server.base_url,
+            self.server.api_key,
+            sys.executable,
+            ("-I", "-S", oracle.__file__, name, str(self.stop_file), *options),
+            tags=[TAG],
+            display_name=name,
+        )
+        self.names[sandbox_id] = name
+        return sandbox_id
+
+    async def fall_silent(self) -> None:
+        """Let every sandbox say its last line and end."""
+        self.stop_file.touch()
+        for sandbox_id in self.names:
+            await self.server.wait_ended(sandbox_id)
+
+    async def log(self, sandbox_id: str) -> bytes:
+        """What the service itself answers, from the beginning to the end."""
+        server = self.server
+        return await read_logs(
+            server.base_url, server.api_key, sandbox_id=sandbox_id, timestamps=True
+        )
+
+    def home(self, directory: Path, **options: Any) -> Home:
+        """A daemon's place, with its configuration written."""
+        return Home(self, directory, **options)
+
+
+class Home:
+    """One daemon's `state_dir` and files, over all of its lives.
+
+    Args:
+        scene: What it follows.
+        directory: Where it lives.
+        source: Settings of the section `source`.
+        sections: Other sections.
+    """
+
+    def __init__(
+        self,
+        scene: Scene,
+        directory: Path,
+        source: Mapping[str, Any] | None = None,
+        **sections: Any,
+    ) -> None:
+        self.scene = scene
+        self.directory = directory
+        self.output = directory / "out"
+        self.config = write_config(
+            directory,
+            base_url=scene.server.base_url,
+            api_key=scene.server.api_key,
+            sandboxes=[{"tags": [TAG]}],
+            sinks={
+                "text": file_sink(self.output / "{sandbox_id}.log"),
+                "ndjson": file_sink(self.output / "{sandbox_id}.ndjson", "ndjson"),
+            },
+            source=source,
+            **sections,
+        )
+
+    @property
+    def state(self) -> StateDir:
+        """Its state directory."""
+        return StateDir(self.directory / "state")
+
+    def files(self) -> list[Path]:
+        """The files that it writes."""
+        return [
+            self.output / f"{one}.{end}" for one in self.scene.names for end in ("log", "ndjson")
+        ]
+
+    async def holds_state(self, daemon: DaemonProcess) -> None:
+        """Return once this life of the daemon has locked the state directory."""
+        own = str(daemon.pid)
+        lock = self.state.lock
+        await until(lambda: lock.exists() and lock.read_text().strip() == own, "the lock")
+
+    async def grows(self, rng: random.Random, daemon: DaemonProcess) -> None:
+        """Return once one of the files, whichever, has grown by some bytes, however many."""
+        file = rng.choice(self.files())
+        await grown(file, size_bytes(file) + rng.choice((1, 100, 1_000, 4_000)), daemon)
+
+    async def run_to_end(self) -> None:
+        """One last life, until everything is delivered."""
+        code, daemon = await run_to_end(self.config, "--until-complete")
+        assert code == 0, daemon.log
+
+    async def check(self) -> None:
+        """Every file equals the service's own log, and every number adds up."""
+        for sandbox_id, name in self.scene.names.items():
+            expected = await self.scene.log(sandbox_id)
+            text = (self.output / f"{sandbox_id}.log").read_bytes()
+            ndjson = (self.output / f"{sandbox_id}.ndjson").read_bytes()
+            sources = (f"{name}/out", f"{name}/err")
+            assert oracle.count(expected, sources).wrong == {}
+            assert oracle.count(text, sources).wrong == {}
+            assert text == expected
+            assert text_log(ndjson) + b"\n" == expected
+        written = {path.name for path in self.output.iterdir()}
+        assert written == {path.name for path in self.files()}
+        self._check_counters()
+
+    def _check_counters(self) -> None:
+        overview = overview_of(self.state)
+        lines = sum(stream.lines for stream in overview.streams)
+        assert [stream.gaps for stream in overview.streams] == [0] * len(self.scene.names)
+        for sink in overview.sinks:
+            assert (sink.taken, sink.delivered, sink.pending) == (lines, lines, 0)
+
+
+@asynccontextmanager
+async def talkative(
+    directory: Path, settings: LocalSettings, sandboxes: int, *options: str
+) -> AsyncIterator[Scene]:
+    """A scene with so many sandboxes; `options` as of the program `tests/fakes/oracle.py`."""
+    async with LocalServer(settings) as server:
+        directory.mkdir(parents=True, exist_ok=True)
+        scene = Scene(server, directory / "stop")
+        for number in range(sandboxes):
+            await scene.add(f"s{number}", *options)
+        yield scene

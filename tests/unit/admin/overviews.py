@@ -1,0 +1,62 @@
+"""Overviews for tests: as much as a test says, and sensible values for the rest."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from forwarder.model import StreamKey, StreamState
+from forwarder.spool.interface import SinkOverview, SpoolOverview, StreamOverview
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+S = 1_000_000_000
+#: 2026-01-02T03:04:05Z
+NOW_NS = 1_767_323_045 * S
+
+
+def sink(
+    name: str = "archive",
+    state: str = "running",
+    *,
+    detail: str = "",
+    since_ns: int = NOW_NS - 60 * S,
+    delivered: int = 50,
+    filtered: int = 1,
+    dead_lettered: int = 2,
+    dropped: int = 3,
+    pending: int = 44,
+) -> SinkOverview:
+    taken = delivered + filtered + dead_lettered + dropped + pending
+    counts = (delivered, filtered, dead_lettered, dropped, pending, pending * 100)
+    return SinkOverview(name, state, detail, since_ns, taken, *counts)
+
+
+def stream(
+    sandbox_id: str = "sbx-1",
+    state: StreamState = StreamState.FOLLOWING,
+    *,
+    container: str = "main",
+    display_name: str = "",
+    detail: str = "",
+    lines: int = 10,
+    last_stamp_ns: int = NOW_NS - S,
+    gaps: int = 0,
+) -> StreamOverview:
+    return StreamOverview(
+        StreamKey(sandbox_id, container),
+        display_name,
+        state,
+        detail,
+        since_ns=NOW_NS - 90 * S,
+        lines=lines,
+        bytes=lines * 100,
+        last_stamp_ns=last_stamp_ns,
+        gaps=gaps,
+    )
+
+
+def overview(
+    *, sinks: Sequence[SinkOverview] = (), streams: Sequence[StreamOverview] = ()
+) -> SpoolOverview:
+    return SpoolOverview("spool-1", 7, 64 << 20, list(streams), list(sinks))

@@ -1,0 +1,234 @@
+from __future__ import annotations
+
+import io
+import json
+from datetime import datetime
+from typing import TYPE_CHECKING
+
+import pytest
+from rich.console import Console
+
+from forwarder.admin.status import render_status, status_document, status_json
+from forwarder.model import StreamState
+from forwarder.terminal import terminal_safe
+from tests.unit.admin.overviews import NOW_NS, S, overview, sink, stream
+
+if TYPE_CHECKING:
+    from forwarder.spool.interface import SpoolOverview
+
+HOSTILE = (
+    "\x1b[2J",  # CSI: clears the screen
+    "\x1b]52;c;AAAA\x07",  # OSC: writes the clipboard
+    "\x1b]8;;http://evil\x1b\\",  # OSC: a link
+    "\x9b31m",  # C1
+    "\x7f",
+    "two\nlines\rone",
+    "\u202egnp.exe",  # reads from right to left
+    "zero\u200bwidth",
+    "[bold red]markup[/]",
+)
+
+
+def view(seen: SpoolOverview, *, pid: int | None = 42, width: int = 200) -> str:
+    document = status_document(seen, daemon_pid=pid, now_ns=NOW_NS)
+    console = Console(file=io.StringIO(), width=width, color_system=None)
+    console.print(render_status(document))
+    assert isinstance(console.file, io.StringIO)
+    return console.file.getvalue()
+
+
+def test_the_document_has_this_shape() -> None:
+    seen = overview(sinks=[sink(detail="disk full", state="held")], streams=[stream(gaps=1)])
+    assert status_document(seen, daemon_pid=42, now_ns=NOW_NS) == {
+        "format": 1,
+        "generated_at": "2026-01-02T03:04:05.000000000Z",
+        "daemon": {"running": True, "pid": 42},
+        "spool": {"id": "spool-1", "frames": 7, "size_bytes": 67108864},
+        "totals": {
+            "streams": 1,
+            "streams_by_state": {
+                "waiting": 0,
+                "following": 1,
+                "reconnecting": 0,
+                "held": 0,
+                "complete": 0,
+                "not_found": 0,
+            },
+            "lines": 10,
+            "bytes": 1000,
+            "gaps": 1,
+        },
+        "sinks": [
+            {
+                "name": "archive",
+                "state": "held",
+                "detail": "disk full",
+                "since": "2026-01-02T03:03:05.000000000Z",
+                "state_age_s": 60,
+                "taken": 100,
+                "delivered": 50,
+                "filtered": 1,
+                "dead_lettered": 2,
+                "dropped": 3,
+                "pending": 44,
+                "pending_bytes": 4400,
+            }
+        ],
+        "streams": [
+            {
+                "sandbox_id": "sbx-1",
+                "container": "main",
+                "display_name": "",
+                "state": "following",
+                "detail": "",
+                "since": "2026-01-02T03:02:35.000000000Z",
+                "state_age_s": 90,
+                "lines": 10,
+                "bytes": 1000,
+                "last_stamp": "2026-01-02T03:04:04.000000000Z",
+                "gaps": 1,
+            }
+        ],
+    }
+
+
+@pytest.mark.parametrize(
+    ("pid", "expected"),
+    [
+        (42, {"running": True, "pid": 42}),
+        (0, {"running": True, "pid": None}),
+        (None, {"running": False, "pid": None}),
+    ],
+)
+def test_whether_a_daemon_runs_is_told_also_when_its_process_id_is_not_known(
+    pid: int | None, expected: dict[str, object]
+) -> None:
+    assert status_document(overview(), daemon_pid=pid, now_ns=NOW_NS)["daemon"] == expected
+
+
+def test_stamps_keep_their_nanoseconds_and_unknown_ones_are_null() -> None:
+    seen = overview(
+        streams=[
+            stream("a", last_stamp_ns=NOW_NS + 123456789),
+            stream("b", last_stamp_ns=0),
+            stream("c", last_stamp_ns=2**63 - 1),
+            stream("d", last_stamp_ns=300_000 * 365 * 86400 * S),
+        ]
+    )
+    stamps = [
+        one["last_stamp"] for one in status_document(seen, daemon_pid=1, now_ns=NOW_NS)["streams"]
+    ]
+    assert stamps == [
+        "2026-01-02T03:04:05.123456789Z",
+        None,
+        "2262-04-11T23:47:16.854775807Z",
+        None,
+    ]
+
+
+def test_a_clock_that_was_set_back_makes_no_negative_age_and_no_time_makes_none() -> None:
+    seen = overview(sinks=[sink("a", since_ns=NOW_NS + S), sink("b", since_ns=0)])
+    first, second = status_document(seen, daemon_pid=1, now_ns=NOW_NS)["sinks"]
+    assert first["state_age_s"] == 0
+    assert (second["since"], second["state_age_s"]) == (None, None)
+
+
+@pytest.mark.parametrize("text", HOSTILE)
+@pytest.mark.parametrize("indent", [None, 2])
+def test_the_json_is_printable_ascii_and_holds_the_very_text(text: str, indent: int | None) -> None:
+    seen = overview(streams=[stream(text, display_name=text, detail=text)])
+    document = status_document(seen, daemon_pid=1, now_ns=NOW_NS)
+    body = status_json(document, indent=indent)
+    assert all(byte == 0x0A or 0x20 <= byte < 0x7F for byte in body)
+    assert json.loads(body) == document
+
+
+@pytest.mark.parametrize("text", HOSTILE)
+def test_nothing_from_outside_acts_on_the_terminal(text: str) -> None:
+    seen = overview(
+        sinks=[sink(detail=text)], streams=[stream(text, display_name=text, detail=text)]
+    )
+    shown = view(seen, width=400)
+    assert all(character.isprintable() or character == "\n" for character in shown)
+    assert shown.count(terminal_safe(text)) == 4
+
+
+def test_a_running_daemon_is_shown_with_its_process_id() -> None:
+    assert "● daemon running (process 42)" in view(overview())
+    assert "● daemon running\n" in view(overview(), pid=0).replace(" \n", "\n")
+
+
+def test_without_a_daemon_the_view_says_that_it_is_the_past() -> None:
+    assert "○ no daemon running: this is how the last one left things" in view(overview(), pid=None)
+
+
+def test_a_sink_shows_state_since_when_backlog_and_reason() -> None:
+    seen = overview(
+        sinks=[
+            sink(
+                state="held",
+                detail="no space left on /var/log",
+                since_ns=NOW_NS - 3 * 3600 * S,
+                pending=4812,
+                filtered=0,
+            )
+        ]
+    )
+    row = next(line for line in view(seen).splitlines() if line.startswith("archive"))
+    for part in ("held", "3h 0m", "50", "4,812", "469.9 KiB", "no space left on /var/log"):
+        assert part in row
+    assert "(2 dead-lettered, 3 dropped)" in row
+
+
+def test_before_the_first_sink_is_opened_the_view_says_so() -> None:
+    assert "No sink has been opened yet." in view(overview())
+
+
+def test_streams_in_trouble_come_first_and_the_rest_is_counted() -> None:
+    seen = [stream(f"sbx-{number:04}") for number in range(4830)]
+    seen += [
+        stream("z-complete", StreamState.COMPLETE),
+        stream("z-gap", gaps=1),
+        stream("z-reconnecting", StreamState.RECONNECTING),
+        stream("z-unknown", StreamState.NOT_FOUND),
+        stream("z-held", StreamState.HELD, detail="unauthenticated: key refused"),
+    ]
+    shown = view(overview(streams=seen))
+    rows = [line.split("/")[0] for line in shown.splitlines() if "/main" in line]
+    assert rows[:5] == ["z-held", "z-unknown", "z-reconnecting", "z-gap", "sbx-0000"]
+    assert len(rows) == 20
+    assert "… and 4,815 more; --json shows all" in shown
+    assert "unauthenticated: key refused" in shown
+    assert (
+        "4,835 streams · 1 held · 1 not found · 1 reconnecting · 4,831 following · 1 complete"
+        in shown
+    )
+    assert "1 gap: lines are missing" in shown
+
+
+def test_a_stream_of_the_only_container_is_named_by_its_sandbox_alone() -> None:
+    shown = view(overview(streams=[stream("sbx-9", container="", display_name="trainer")]))
+    assert "sbx-9 (trainer)" in shown
+    assert "1 stream · 1 following" in shown
+
+
+def test_the_last_line_is_shown_to_the_second() -> None:
+    assert "2026-01-02 03:04:04Z" in view(overview(streams=[stream()]))
+    assert datetime.fromisoformat("2026-01-02 03:04:04Z").timestamp() * S == NOW_NS - S
+
+
+@pytest.mark.parametrize(
+    ("age_s", "expected"),
+    [(0, "0s"), (59, "59s"), (61, "1m 1s"), (7260, "2h 1m"), (90000, "1d 1h")],
+)
+def test_ages_are_shown_in_their_two_largest_units(age_s: int, expected: str) -> None:
+    shown = view(overview(sinks=[sink(since_ns=NOW_NS - age_s * S)]))
+    assert f" {expected} " in shown
+
+
+@pytest.mark.parametrize("width", [72, 80])
+def test_a_plain_old_terminal_shows_every_id_whole(width: int) -> None:
+    sandbox_id = "sbx-" + "0123456789" * 3
+    shown = view(overview(streams=[stream(sandbox_id)]), width=width)
+    column = "".join(line.split(" ")[0] for line in shown.splitlines())
+    assert f"{sandbox_id}/main" in column
