@@ -12,9 +12,12 @@ from datetime import UTC, datetime
 #: Stamps are kept as signed 64-bit nanoseconds: from 1970 to the year 2262.
 MAX_STAMP_NS = 2**63 - 1
 
+_SECOND = re.compile(rb"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d")
 _STAMP = re.compile(
-    rb"(\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d)(?:\.(\d{1,9})\d*)?(Z|[+-]\d\d:\d\d)(?:[ \n]|$)"
+    rb"(%s)(?:\.(\d{1,9})\d*)?(Z|[+-](?:[01]\d|2[0-3]):[0-5]\d)(?:[ \n]|$)" % _SECOND.pattern
 )
+#: The last second all of whose nanoseconds are within `MAX_STAMP_NS`.
+_LAST_FULL_SECOND_NS = MAX_STAMP_NS - MAX_STAMP_NS % 1_000_000_000 - 1_000_000_000
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 
 #: Whole seconds already converted. Lines come in runs of one second, so a few entries serve all.
@@ -28,11 +31,14 @@ def _second_ns(text: bytes) -> int | None:
         return _seconds[text]
     except KeyError:
         pass
-    try:
-        moment = datetime.fromisoformat(text.decode("ascii")).replace(tzinfo=UTC)
-        seconds: int | None = int((moment - _EPOCH).total_seconds()) * 1_000_000_000
-    except ValueError:
-        seconds = None
+    seconds: int | None = None
+    # Python reads more forms of a time than this one, week dates among them.
+    if _SECOND.fullmatch(text):
+        try:
+            moment = datetime.fromisoformat(text.decode("ascii")).replace(tzinfo=UTC)
+            seconds = int((moment - _EPOCH).total_seconds()) * 1_000_000_000
+        except ValueError:
+            seconds = None
     if len(_seconds) >= _SECONDS_KEPT:
         _seconds.clear()
     _seconds[text] = seconds
@@ -85,7 +91,7 @@ def decode_lines(raw: bytes, first_stamp_ns: int) -> tuple[list[int], list[bytes
         # The server's own form, `2026-01-02T03:04:05.123456789Z `, needs no pattern.
         if line[29:31] == b"Z " and line[19:20] == b"." and line[20:29].isdigit():
             second_ns = _second_ns(line[:19])
-            if second_ns is not None and second_ns >= 0:
+            if second_ns is not None and 0 <= second_ns <= _LAST_FULL_SECOND_NS:
                 stamp_ns = second_ns + int(line[20:29])
                 stamps.append(stamp_ns)
                 texts.append(line[31:])

@@ -13,6 +13,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from forwarder.local.guard import Guard
 from forwarder.local.logstore import LogStore
 
 if TYPE_CHECKING:
@@ -116,6 +117,7 @@ class ContainerProcess(asyncio.SubprocessProtocol):
         retention_bytes: int,
         max_line_bytes: int,
         stderr_skew_ns: int = 0,
+        guard: Guard | None = None,
         time_ns: Callable[[], int] = time.time_ns,
     ) -> None:
         self.log = LogStore(retention_bytes)
@@ -128,6 +130,7 @@ class ContainerProcess(asyncio.SubprocessProtocol):
             STDOUT: LineCutter(max_line_bytes, time_ns),
             STDERR: LineCutter(max_line_bytes, lambda: time_ns() + stderr_skew_ns),
         }
+        self._guard = guard or Guard()
         self._transport: asyncio.SubprocessTransport | None = None
         self._open_pipes = {STDOUT, STDERR}
         self._exited = False
@@ -183,6 +186,7 @@ class ContainerProcess(asyncio.SubprocessProtocol):
         """The process runs."""
         assert isinstance(transport, asyncio.SubprocessTransport)
         self._transport = transport
+        self._guard.watch(transport.get_pid())
 
     def pipe_data_received(self, fd: int, data: bytes) -> None:
         """It printed something."""
@@ -202,6 +206,7 @@ class ContainerProcess(asyncio.SubprocessProtocol):
         self.exit_code = code if code >= 0 else SIGNAL_EXIT_BASE - code
         self._exited = True
         self._kill_group()
+        self._guard.forget(self._transport.get_pid())
         # A process that left the group may hold the pipes open for ever.
         asyncio.get_running_loop().call_later(_DRAIN_S, self._abandon_pipes)
         self._finish_when_over()

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 
 from cwsandbox._proto import sandbox_pb2 as pb
 
+from forwarder.local.guard import Guard
 from forwarder.local.processes import Command, ContainerProcess
 
 if TYPE_CHECKING:
@@ -41,7 +42,9 @@ class Sandbox:
         number: Its place in the order of creation.
     """
 
-    def __init__(self, number: int, requested: pb.Sandbox, settings: LocalSettings) -> None:
+    def __init__(
+        self, number: int, requested: pb.Sandbox, settings: LocalSettings, guard: Guard
+    ) -> None:
         self.number = number
         self.id = f"sbx-{secrets.token_hex(6)}"
         self.spec = requested.spec
@@ -53,7 +56,7 @@ class Sandbox:
         self._start_time_ns = 0
         self._end_time_ns = 0
         self._members = [
-            _Member(container.name or f"container-{place}", _process(container, settings))
+            _Member(container.name or f"container-{place}", _process(container, settings, guard))
             for place, container in enumerate(self.spec.containers)
         ]
         primary = next((i for i, c in enumerate(self.spec.containers) if c.primary), 0)
@@ -169,7 +172,7 @@ class Sandbox:
         self.ended.set()
 
 
-def _process(container: pb.Container, settings: LocalSettings) -> ContainerProcess:
+def _process(container: pb.Container, settings: LocalSettings, guard: Guard) -> ContainerProcess:
     command = Command(
         program=container.command,
         args=tuple(container.args),
@@ -181,6 +184,7 @@ def _process(container: pb.Container, settings: LocalSettings) -> ContainerProce
         retention_bytes=settings.retention_bytes,
         max_line_bytes=settings.max_line_bytes,
         stderr_skew_ns=settings.stderr_skew_ns,
+        guard=guard,
     )
 
 
@@ -189,6 +193,7 @@ class SandboxRegistry:
 
     def __init__(self, settings: LocalSettings) -> None:
         self._settings = settings
+        self._guard = Guard()
         self._sandboxes: dict[str, Sandbox] = {}
         self._by_request_id: dict[str, str] = {}
         self._created = 0
@@ -203,7 +208,7 @@ class SandboxRegistry:
         if known is not None:
             return known
         self._created += 1
-        sandbox = Sandbox(self._created, requested, self._settings)
+        sandbox = Sandbox(self._created, requested, self._settings, self._guard)
         self._sandboxes[sandbox.id] = sandbox
         if request_id:
             self._by_request_id[request_id] = sandbox.id
@@ -233,9 +238,14 @@ class SandboxRegistry:
             and (sandbox.state == state if state else show_terminated or not sandbox.has_ended)
         ]
 
+    def open(self) -> None:
+        """Get ready to start processes."""
+        self._guard.open()
+
     async def close(self) -> None:
         """Kill every process that was started, and wait for its end."""
         await asyncio.gather(*(sandbox.close() for sandbox in self._sandboxes.values()))
+        self._guard.close()
 
     def _forget_oldest(self) -> None:
         ended = [sandbox for sandbox in self._sandboxes.values() if sandbox.has_ended]

@@ -76,6 +76,7 @@ class LocalServer:
 
     async def __aenter__(self) -> Self:
         await self._listener.open()
+        self.sandboxes.open()
         return self
 
     async def __aexit__(

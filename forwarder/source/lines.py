@@ -52,12 +52,6 @@ class LineCutter:
             self._keep(b"")
         return blocks
 
-    def forget(self) -> bytes:
-        """Drop the unfinished line, which will be read again; returns it."""
-        rest = b"".join(self._pieces)
-        self._keep(b"")
-        return rest
-
     def _keep(self, rest: bytes) -> None:
         self._pieces = [rest] if rest else []
         self.buffered_bytes = len(rest)

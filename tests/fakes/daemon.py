@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 
 COMMAND = Path(sys.executable).with_name("sandbox-forwarder")
-DEADLINE_S = 20.0
+DEADLINE_S = 60.0
 _LOOK_EVERY_S = 0.005
 _LOG_LINE_BYTES = 16 << 20
 _SHOWN_EVENTS = 30

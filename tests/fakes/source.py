@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, TypeAlias, TypeVar
 from forwarder.errors import LogStreamError, SandboxNotFoundError, SourceError
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Sequence
+    from collections.abc import AsyncGenerator, AsyncIterator, Sequence
 
     from forwarder.model import Sandbox
     from forwarder.source.interface import LogEntry, LogRequest
@@ -142,7 +142,11 @@ class FakeSource:
             await self._tell()
             if script and isinstance(script[0], Break):
                 raise script[0].error
-            yield _play(script)
+            entries = _play(script)
+            try:
+                yield entries
+            finally:
+                await entries.aclose()
         finally:
             self.open_streams -= 1
 
@@ -155,7 +159,7 @@ class FakeSource:
             self._changed.notify_all()
 
 
-async def _play(script: deque[Action]) -> AsyncIterator[list[LogEntry]]:
+async def _play(script: deque[Action]) -> AsyncGenerator[list[LogEntry], None]:
     while script:
         match script.popleft():
             case Emit(entries):

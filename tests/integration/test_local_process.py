@@ -45,6 +45,18 @@ async def test_no_process_survives_the_services_exit() -> None:
     assert not any(map(alive, [*pids, service.pid]))
 
 
+async def test_no_process_survives_the_services_kill_either() -> None:
+    script = "echo $$; sleep 600 & echo $!; while :; do sleep 600; done"
+    async with local_service() as service:
+        at = (service.base_url, service.api_key)
+        await shell_sandbox(*at, "true")
+        sandbox_ids = [await shell_sandbox(*at, script) for _ in range(3)]
+        pids = [pid for one in sandbox_ids for pid in await printed_pids(*at, one, 2)]
+        os.kill(service.pid, signal.SIGKILL)
+        while any(map(alive, pids)):
+            await asyncio.sleep(0.01)
+
+
 async def test_an_in_process_service_takes_its_processes_with_it() -> None:
     async with LocalServer() as server:
         at = (server.base_url, server.api_key)

@@ -1,0 +1,436 @@
+"""The spool against a model of it: any order of everything it does, with restarts and crashes."""
+
+from __future__ import annotations
+
+import asyncio
+import shutil
+import tempfile
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, TypeVar
+
+from hypothesis import HealthCheck, settings
+from hypothesis import strategies as st
+from hypothesis.stateful import (
+    RuleBasedStateMachine,
+    initialize,
+    invariant,
+    precondition,
+    rule,
+)
+
+from forwarder.model import (
+    Checkpoint,
+    FrameDraft,
+    FrameKind,
+    Gap,
+    GapCause,
+    StreamInfo,
+    StreamKey,
+    StreamState,
+)
+from forwarder.spool import sqlite
+from forwarder.spool.files import StateDir
+from forwarder.spool.interface import Delivery, StreamCommit
+from forwarder.spool.sqlite import SqliteSpool, open_spool
+
+if TYPE_CHECKING:
+    from collections.abc import Coroutine
+
+    from forwarder.model import Frame
+
+_T = TypeVar("_T")
+
+#: So little stays in memory that frames are read from both places.
+RECENT_BYTES = 4000
+
+#: How much of a live stream every prune keeps.
+KEEP_TAIL_NS = 30
+
+KEYS = [StreamKey("sbx-a", "main"), StreamKey("sbx-a", "side"), StreamKey("sbx-b", "")]
+SINKS = ["archive", "alerts", "other"]
+
+
+@dataclass
+class Draft:
+    """What hypothesis chooses of a frame; the model gives it its place."""
+
+    kind: FrameKind
+    raw: bytes
+    lines: int
+    stamp_ns: int
+    last_ns: int
+
+
+@dataclass
+class Stored:
+    """A frame that was committed."""
+
+    id: int
+    stream: StreamKey
+    draft: FrameDraft
+
+
+@dataclass
+class StreamModel:
+    id: int
+    info: StreamInfo
+    checkpoint: Checkpoint = field(default_factory=Checkpoint)
+    state: StreamState = StreamState.WAITING
+    bytes: int = 0
+    gaps: int = 0
+
+
+@dataclass
+class SinkModel:
+    cursor: int
+    delivery: Delivery = field(default_factory=Delivery)
+    remembered: dict[str, bytes] = field(default_factory=dict)
+    health: str = "starting"
+
+    @property
+    def done(self) -> int:
+        one = self.delivery
+        return one.delivered + one.filtered + one.dead_lettered + one.dropped
+
+
+drafts = st.builds(
+    Draft,
+    kind=st.sampled_from(FrameKind),
+    raw=st.binary(max_size=30) | st.binary(min_size=300, max_size=1500),
+    lines=st.integers(1, 9),
+    stamp_ns=st.integers(0, 120),
+    last_ns=st.integers(0, 120),
+)
+states = st.none() | st.sampled_from([*StreamState, *[StreamState.FOLLOWING] * 6])
+changes = st.dictionaries(
+    st.sampled_from(["a", "b", "c"]), st.none() | st.binary(max_size=5), max_size=2
+)
+
+
+class SpoolMachine(RuleBasedStateMachine):
+    def __init__(self) -> None:
+        super().__init__()
+        self.kept_bytes = sqlite.RECENT_BYTES
+        sqlite.RECENT_BYTES = RECENT_BYTES
+        self.runner = asyncio.Runner()
+        self.root = Path(tempfile.mkdtemp(prefix="spool-model-"))
+        self.lives = 0
+        self.streams: dict[StreamKey, StreamModel] = {}
+        self.sinks: dict[str, SinkModel] = {}
+        self.frames: list[Stored] = []
+        self.held: set[int] = set()
+        self.spool = self.start(self.home())
+
+    def run(self, work: Coroutine[None, None, _T]) -> _T:
+        return self.runner.run(work)
+
+    def home(self) -> StateDir:
+        return StateDir(self.root / str(self.lives))
+
+    def start(self, state: StateDir) -> SqliteSpool:
+        state.path.mkdir(exist_ok=True)
+        return self.run(open_spool(state, now=lambda: 1))
+
+    def teardown(self) -> None:
+        self.run(self.spool.close())
+        self.runner.close()
+        shutil.rmtree(self.root)
+        sqlite.RECENT_BYTES = self.kept_bytes
+
+    def after(self, cursor: int) -> list[Stored]:
+        return [one for one in self.frames if one.id > cursor and one.id in self.held]
+
+    def of(self, key: StreamKey) -> list[Stored]:
+        return [one for one in self.frames if one.stream == key]
+
+    @property
+    def lowest_cursor(self) -> int:
+        return min((sink.cursor for sink in self.sinks.values()), default=0)
+
+    # Streams -------------------------------------------------------------------------------------
+
+    @initialize()
+    def first_sink(self) -> None:
+        self.open_sink(SINKS[0], from_oldest=True)
+
+    @rule(key=st.sampled_from(KEYS), name=st.text(max_size=3))
+    def open_stream(self, key: StreamKey, name: str) -> None:
+        info = StreamInfo(key, display_name=name, tags=("t", name), attributes={"k": name})
+        record = self.run(self.spool.open_stream(info))
+        known = self.streams.setdefault(key, StreamModel(record.id, info))
+        known.info = info
+        assert record.key == key
+        assert record.id == known.id
+        assert record.checkpoint == known.checkpoint
+        assert record.state == known.state
+        assert len({stream.id for stream in self.streams.values()}) == len(self.streams)
+
+    @precondition(lambda self: self.streams)
+    @rule(
+        parts=st.lists(
+            st.tuples(st.sampled_from(KEYS), st.lists(drafts, max_size=4), states),
+            max_size=3,
+            unique_by=lambda part: part[0],
+        ),
+        offset=st.integers(0, 2**64 - 1),
+    )
+    def commit(
+        self, parts: list[tuple[StreamKey, list[Draft], StreamState | None]], offset: int
+    ) -> None:
+        commits = [
+            self.to_commit(key, chosen, state, offset)
+            for key, chosen, state in parts
+            if key in self.streams and self.streams[key].state is not StreamState.COMPLETE
+        ]
+        self.run(self.spool.commit(commits))
+        for one in commits:
+            self.follow(one)
+        last_id = self.frames[-1].id if self.frames else 0
+        assert self.spool.last_frame_id == last_id
+
+    def to_commit(
+        self, key: StreamKey, chosen: list[Draft], state: StreamState | None, offset: int
+    ) -> StreamCommit:
+        stream = self.streams[key]
+        at = stream.checkpoint
+        line, high_ns = at.next_line, at.high_stamp_ns
+        frames = []
+        gaps = []
+        for one in chosen:
+            lines = {FrameKind.GAP: 0, FrameKind.PART: 1}.get(one.kind, one.lines)
+            if one.kind is FrameKind.GAP:
+                gaps.append(Gap(GapCause.ANCHOR_LOST, line - 1, 0, 0, 1, missing_bytes=offset))
+            else:
+                high_ns = max(high_ns, one.stamp_ns, one.last_ns)
+            part = 1 if one.kind is FrameKind.PART else 0
+            frames.append(
+                FrameDraft(
+                    one.kind, one.raw, line, lines, part, one.stamp_ns, one.last_ns, high_ns, 7
+                )
+            )
+            line += lines
+        after = Checkpoint(line, 0, high_ns, high_ns, f"session {offset % 3}", offset)
+        return StreamCommit(stream.id, frames, after, gaps, state, "why" if state else "")
+
+    def follow(self, commit: StreamCommit) -> None:
+        key, stream = next(
+            (key, stream) for key, stream in self.streams.items() if stream.id == commit.stream_id
+        )
+        for draft in commit.frames:
+            self.frames.append(Stored(len(self.frames) + 1, key, draft))
+            self.held.add(len(self.frames))
+        stream.checkpoint = commit.checkpoint
+        stream.state = commit.state or stream.state
+        stream.bytes += commit.raw_bytes
+        stream.gaps += len(commit.gaps)
+
+    @precondition(lambda self: self.streams)
+    @rule(
+        key=st.sampled_from(KEYS),
+        reach_ns=st.integers(-5, KEEP_TAIL_NS),
+        max_bytes=st.sampled_from([0, 100, 2000, 1 << 20]),
+    )
+    def tail(self, key: StreamKey, reach_ns: int, max_bytes: int) -> None:
+        """A live stream's tail is there whatever was pruned: all that ever was is looked at."""
+        stream = self.streams.get(key)
+        if stream is None or stream.state is StreamState.COMPLETE:
+            return
+        from_ns = stream.checkpoint.high_stamp_ns - reach_ns
+        tail = self.run(self.spool.tail(stream.id, from_ns=from_ns, max_bytes=max_bytes))
+        lines = [one.draft for one in self.of(key) if one.draft.kind is not FrameKind.GAP]
+        reaching = [one for one in lines if one.high_stamp_ns >= from_ns] or lines[-1:]
+        expected: list[FrameDraft] = []
+        for draft in reversed(reaching):
+            if expected and sum(len(one.raw) for one in [*expected, draft]) > max_bytes:
+                break
+            expected.insert(0, draft)
+        # Without a stamp in the whole stream there is nothing to cut by: the newest lines are kept.
+        if stream.checkpoint.high_stamp_ns == 0:
+            assert [one.raw for one in tail.frames][-1:] == [one.raw for one in lines][-1:]
+            return
+        assert [(one.kind, one.part, one.raw) for one in tail.frames] == [
+            (one.kind, one.part, one.raw) for one in expected
+        ]
+        cut = len(expected) < len(reaching)
+        assert tail.from_ns == (expected[0].first_stamp_ns if cut else 0)
+
+    # Sinks ---------------------------------------------------------------------------------------
+
+    @rule(name=st.sampled_from(SINKS), from_oldest=st.booleans())
+    def open_sink(self, name: str, from_oldest: bool) -> None:
+        record = self.run(self.spool.open_sink(name, from_oldest=from_oldest))
+        if name not in self.sinks:
+            begin = min(self.held) - 1 if from_oldest and self.held else len(self.frames)
+            self.sinks[name] = SinkModel(begin)
+        assert record.cursor == self.sinks[name].cursor
+        assert record.state == self.sinks[name].remembered
+
+    def read(self, name: str, max_bytes: int) -> list[Frame]:
+        """What a sink reads next is what comes next, wherever it is read from."""
+        cursor = self.sinks[name].cursor
+        frames = list(self.run(self.spool.read(cursor, max_bytes=max_bytes)))
+        expected = self.after(cursor)
+        assert bool(frames) == bool(expected)
+        assert [one.id for one in frames] == [one.id for one in expected[: len(frames)]]
+        for frame, stored in zip(frames, expected, strict=False):
+            assert_same(frame, stored, self.streams[stored.stream].id)
+            assert self.spool.stream_info(frame.stream_id) == self.streams[stored.stream].info
+        size = sum(len(frame.raw) for frame in frames)
+        assert len(frames) == 1 or size <= max_bytes
+        return frames
+
+    @precondition(lambda self: self.sinks)
+    @rule(
+        data=st.data(),
+        max_bytes=st.sampled_from([0, 1000, 1 << 20]),
+        part=st.integers(0, 5),
+        changes=changes,
+    )
+    def deliver(
+        self, data: st.DataObject, max_bytes: int, part: int, changes: dict[str, bytes | None]
+    ) -> None:
+        name = data.draw(st.sampled_from(sorted(self.sinks)))
+        frames = self.read(name, max_bytes)
+        if not frames:
+            return
+        frames = frames[: data.draw(st.integers(1, len(frames)))]
+        lines = sum(frame.lines for frame in frames)
+        aside = min(part, lines)
+        delivery = Delivery(lines - aside, *[aside if part % 3 == one else 0 for one in range(3)])
+        self.run(self.spool.advance(name, frames[-1].id, changes, delivery))
+        sink = self.sinks[name]
+        sink.cursor = frames[-1].id
+        sink.delivery += delivery
+        self.keep(sink, changes)
+
+    @precondition(lambda self: self.sinks)
+    @rule(data=st.data(), changes=changes)
+    def remember(self, data: st.DataObject, changes: dict[str, bytes | None]) -> None:
+        name = data.draw(st.sampled_from(sorted(self.sinks)))
+        self.run(self.spool.remember(name, changes))
+        self.keep(self.sinks[name], changes)
+
+    @staticmethod
+    def keep(sink: SinkModel, changes: dict[str, bytes | None]) -> None:
+        merged = {**sink.remembered, **changes}
+        sink.remembered = {key: value for key, value in merged.items() if value is not None}
+
+    @rule(name=st.sampled_from(SINKS), health=st.sampled_from(["running", "held"]))
+    def note_sink(self, name: str, health: str) -> None:
+        self.run(self.spool.note_sink(name, health, "why"))
+        if name in self.sinks:
+            self.sinks[name].health = health
+
+    @rule(keep=st.lists(st.sampled_from(SINKS), unique=True, min_size=2))
+    def retire_sinks(self, keep: list[str]) -> None:
+        pending = {
+            name: self.pending(sink) for name, sink in self.sinks.items() if name not in keep
+        }
+        assert self.run(self.spool.retire_sinks(keep)) == pending
+        for name in pending:
+            del self.sinks[name]
+
+    def pending(self, sink: SinkModel) -> int:
+        return sum(one.draft.lines for one in self.after(sink.cursor))
+
+    # The whole -----------------------------------------------------------------------------------
+
+    @rule()
+    def prune(self) -> None:
+        doomed = {one for key in self.streams for one in self.doomed(key)} & self.held
+        assert self.run(self.spool.prune(keep_tail_ns=KEEP_TAIL_NS)) == len(doomed)
+        self.held -= doomed
+
+    def doomed(self, key: StreamKey) -> set[int]:
+        """What nobody needs: every sink is past it, and it is not in a live stream's tail."""
+        stream = self.streams[key]
+        past = [one for one in self.of(key) if one.id <= self.lowest_cursor]
+        if stream.state is StreamState.COMPLETE:
+            return {one.id for one in past}
+        high_ns = stream.checkpoint.high_stamp_ns
+        lines = [one.id for one in self.of(key) if one.draft.kind is not FrameKind.GAP]
+        before_ns = max(high_ns - KEEP_TAIL_NS, 1)
+        old = {one.id for one in past if one.draft.high_stamp_ns < before_ns}
+        return old - set(lines[-1:])
+
+    @rule()
+    def restart(self) -> None:
+        self.run(self.spool.close())
+        self.spool = self.start(self.home())
+        self.look_around()
+
+    @rule()
+    def crash(self) -> None:
+        """What is in the files now is all that is left."""
+        before = self.home()
+        self.lives += 1
+        after = self.home()
+        after.path.mkdir()
+        shutil.copy(before.marker, after.marker)
+        for name in ("spool.db-wal", "spool.db"):
+            if (before.path / name).exists():
+                shutil.copy(before.path / name, after.path / name)
+        dead, self.spool = self.spool, self.start(after)
+        self.run(dead.close())
+        self.look_around()
+
+    def look_around(self) -> None:
+        """Everything acknowledged is there."""
+        assert self.spool.last_frame_id == len(self.frames)
+        for key, stream in self.streams.items():
+            self.open_stream(key, stream.info.display_name)
+        for name in self.sinks:
+            self.open_sink(name, from_oldest=True)
+            while self.read_on(name):
+                pass
+
+    def read_on(self, name: str) -> bool:
+        """Read a sink's whole backlog, batch by batch, without moving its cursor."""
+        cursor = self.sinks[name].cursor
+        seen: list[int] = []
+        while frames := self.run(self.spool.read(cursor, max_bytes=1000)):
+            seen += [frame.id for frame in frames]
+            cursor = frames[-1].id
+        assert seen == [one.id for one in self.after(self.sinks[name].cursor)]
+        return False
+
+    @invariant()
+    def the_numbers_add_up(self) -> None:
+        overview = self.run(self.spool.overview())
+        assert overview.frames == len(self.held)
+        assert {one.name for one in overview.sinks} == set(self.sinks)
+        for one in overview.sinks:
+            sink = self.sinks[one.name]
+            mine = (one.delivered, one.filtered, one.dead_lettered, one.dropped)
+            assert Delivery(*mine) == sink.delivery
+            assert one.pending == self.pending(sink)
+            assert one.pending_bytes == sum(len(x.draft.raw) for x in self.after(sink.cursor))
+            assert one.taken == sink.done + one.pending
+            assert one.state == sink.health
+        assert {one.key for one in overview.streams} == set(self.streams)
+        for stream in overview.streams:
+            known = self.streams[stream.key]
+            assert (stream.lines, stream.bytes) == (known.checkpoint.next_line, known.bytes)
+            assert (stream.state, stream.gaps) == (known.state, known.gaps)
+
+
+def assert_same(frame: Frame, stored: Stored, stream_id: int) -> None:
+    draft = stored.draft
+    assert frame.stream_id == stream_id
+    assert (frame.kind, frame.raw, frame.part) == (draft.kind, draft.raw, draft.part)
+    assert (frame.first_line, frame.lines) == (draft.first_line, draft.lines)
+    assert (frame.first_stamp_ns, frame.last_stamp_ns, frame.received_ns) == (
+        draft.first_stamp_ns,
+        draft.last_stamp_ns,
+        draft.received_ns,
+    )
+
+
+SpoolMachine.TestCase.settings = settings(
+    max_examples=60,
+    stateful_step_count=30,
+    deadline=None,
+    suppress_health_check=[HealthCheck.too_slow, HealthCheck.filter_too_much],
+)
+TestSpoolAgreesWithItsModel = SpoolMachine.TestCase
