@@ -3,9 +3,10 @@
 #   docker build -t sandbox-forwarder .
 #   docker run -v ./config.yaml:/etc/sandbox-forwarder/config.yaml:ro -e CWSANDBOX_API_KEY \
 #     -v forwarder-state:/var/lib/sandbox-forwarder -v forwarder-logs:/var/log/sandboxes \
-#     --read-only --tmpfs /tmp --stop-timeout 45 sandbox-forwarder
+#     --read-only --tmpfs /tmp --stop-timeout 60 sandbox-forwarder
 #
-# --stop-timeout must be longer than shutdown.drain_timeout (25 s).
+# --stop-timeout is more than twice shutdown.drain_timeout (25 s): it is given to the last commit,
+# then to the sinks.
 
 ARG PYTHON_VERSION=3.12
 

@@ -47,9 +47,13 @@ check: lint test ## Everything that must be green before a commit
 bench: $(STAMP) ## Measure lines/s, CPU and memory, next to the vendor's CLI, in one run
 	$(BIN)/python -m benchmarks
 
+# Pinned, and apart from the other tools: newer generators write code that refuses protobuf 5.
 .PHONY: proto
-proto: $(STAMP) ## Generate the API messages from their .proto
-	$(BIN)/python -m grpc_tools.protoc -I. --python_out=. --pyi_out=. forwarder/source/messages.proto
+proto: ## Generate the API messages from their .proto
+	$(PYTHON) -m venv .venv-proto
+	.venv-proto/bin/pip install --quiet 'grpcio-tools==1.64.3' 'setuptools<81'
+	.venv-proto/bin/python -m grpc_tools.protoc -I. --python_out=. --pyi_out=. forwarder/source/messages.proto
+	rm -rf .venv-proto
 
 .PHONY: clean
 clean: ## Remove what the targets created

@@ -6,14 +6,16 @@ opened, and how; it is given the entries; it is asked for what can be stored by 
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, field, replace
 from typing import TYPE_CHECKING
 
 import orjson
 
 from forwarder.model import Block, Checkpoint, FrameDraft, FrameKind, Gap, GapCause
 from forwarder.source.lines import LineCutter
-from forwarder.source.resume import Overlap, SessionLostError, SessionPosition
+from forwarder.source.overlap import Overlap
+from forwarder.source.resume import SEEN_BYTES, SessionLostError, SessionPosition
+from forwarder.stamps import parse_stamp
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
@@ -21,8 +23,8 @@ if TYPE_CHECKING:
     from forwarder.source.interface import LogEntry
     from forwarder.spool.interface import Tail
 
-#: After so many disagreements a server's offsets are not looked at any more: every reopening would
-#: only meet the next one.
+#: After so many disagreements in a row, and no new line between them, a server's offsets are not
+#: looked at on the next stream: every reopening would only meet the next one.
 MISTRUST_AFTER = 3
 
 
@@ -37,6 +39,16 @@ class Take:
     frames: Sequence[FrameDraft]
     gaps: Sequence[Gap]
     checkpoint: Checkpoint
+
+
+@dataclass(slots=True)
+class _Taking:
+    """A `Take` in the making."""
+
+    before: Checkpoint
+    now_ns: int
+    frames: list[FrameDraft] = field(default_factory=list)
+    gaps: list[Gap] = field(default_factory=list)
 
 
 class Taker:
@@ -55,8 +67,11 @@ class Taker:
         self._max_line_bytes = max_line_bytes
         self._overlap_ns = overlap_ns
         self._mismatches = 0
+        self._mismatch_line = -1
         self._overlap: Overlap | None = None
+        self._joining = False
         self._unfinished: list[Block] = []
+        self._seen = b""
         self._position = SessionPosition(checkpoint.session_id, checkpoint.session_offset)
         self._cutter = LineCutter(
             max_line_bytes,
@@ -71,7 +86,7 @@ class Taker:
 
     def resume(self) -> None:
         """The session is continued: what is buffered stays, and the next byte follows it."""
-        self._position = SessionPosition(*self.session)
+        self._position = self._position.resumed(self._seen)
 
     def reopen(self, tail: Tail) -> None:
         """A new stream is opened some time before the checkpoint; `tail` is what was taken there.
@@ -79,13 +94,17 @@ class Taker:
         Everything taken must have been committed before the tail was read. An unfinished line is
         read again, so it is only kept for the case that it is not.
         """
-        self._unfinished = self._cutter.finish()
+        self._set_aside(self._cutter.finish())
         self._cutter = LineCutter(self._max_line_bytes, last_stamp_ns=self.checkpoint.last_stamp_ns)
+        if self.checkpoint.next_line > self._mismatch_line:
+            self._mismatches = 0
         self._position = SessionPosition(trusting=self._mismatches < MISTRUST_AFTER)
+        self._seen = b""
+        self._joining = True
         self._overlap = None
         if self.checkpoint.next_line:
             until_ns = self.checkpoint.high_stamp_ns + self._overlap_ns
-            self._overlap = Overlap(tail.frames, until_ns=until_ns)
+            self._overlap = Overlap(tail.frames, until_ns=until_ns, tail_from_ns=tail.from_ns)
 
     def receive(self, entries: Iterable[LogEntry]) -> int:
         """Take the entries' new bytes; returns how many.
@@ -93,75 +112,149 @@ class Taker:
         Raises:
             SessionLostError: The session cannot be believed; what came before it was taken.
         """
-        size = 0
+        fed: list[bytes] = []
         accept, feed = self._position.accept, self._cutter.feed
         try:
             for entry in entries:
                 data = accept(entry)
                 if data:
                     feed(data)
-                    size += len(data)
+                    fed.append(data)
         except SessionLostError:
             self._mismatches += 1
+            self._mismatch_line = self.checkpoint.next_line
             raise
-        return size
+        self._seen = _last_bytes(self._seen, fed)
+        return sum(map(len, fed))
 
     def take(self, now_ns: int) -> Take | None:
         """All whole lines by now; None when there is nothing new, not even a position."""
-        return self._place(self._cutter.take(), now_ns)
+        return self._place(_Taking(self.checkpoint, now_ns), self._cutter.take())
 
-    def finish(self, now_ns: int) -> Take | None:
-        """Everything, also a last line without its newline: the stream has been read to its end."""
-        return self._place(self._cutter.finish(), now_ns)
+    def finish(self, now_ns: int, *, read_to_end: bool = True) -> Take | None:
+        """Everything, also a last line without its newline: the stream has been read to its end.
+
+        Args:
+            now_ns: The time, by the local clock.
+            read_to_end: Whether the stream had ended cleanly before: then nothing is missing when
+                not even the last line taken can be read again.
+        """
+        taking = _Taking(self.checkpoint, now_ns)
+        self._add(taking, self._cutter.finish())
+        overlap = self._overlap
+        if overlap is not None:
+            self._add_fresh(taking, overlap.end())
+            if overlap.unmet and not overlap.lost and not read_to_end:
+                self._declare(taking, GapCause.ANCHOR_LOST, to_ns=0)
+        return self._end(taking)
 
     def give_up(self, cause: GapCause, now_ns: int) -> Take:
         """The end cannot be read any more: keep the unfinished line as it is, and declare a gap."""
-        take = self.keep_unfinished(now_ns)
-        gap = self._gap(cause, now_ns, to_ns=0)
-        frames, gaps = (take.frames, take.gaps) if take else ((), ())
-        return Take([*frames, self._gap_draft(gap)], [*gaps, gap], self.checkpoint)
+        taking = _Taking(self.checkpoint, now_ns)
+        self._add_rest(taking)
+        self._declare(taking, cause, to_ns=0)
+        take = self._end(taking)
+        assert take is not None
+        return take
 
     def keep_unfinished(self, now_ns: int) -> Take | None:
         """The stream had been read to its end before, and cannot be read again: keep all of it."""
-        self._overlap = None
-        blocks, self._unfinished = self._unfinished, []
-        return self._place([*blocks, *self._cutter.finish()], now_ns)
+        taking = _Taking(self.checkpoint, now_ns)
+        self._add_rest(taking)
+        return self._end(taking)
 
-    def _place(self, blocks: Iterable[Block], now_ns: int) -> Take | None:
+    # An unfinished line --------------------------------------------------------------------------
+
+    def _set_aside(self, rest: list[Block]) -> None:
+        """Keep the beginning of the line after the last one taken, unless more of it is known.
+
+        While a re-read is being compared, what is in the cutter may as well be the beginning of a
+        line that was taken long ago.
+        """
+        if self._overlap is not None and any(map(self._overlap.may_be_taken, rest)):
+            return
+        if _joined(rest).startswith(_joined(self._unfinished)):
+            self._unfinished = rest
+
+    def _add_rest(self, taking: _Taking) -> None:
+        """Everything read, when a re-read was cut or could not begin."""
+        self._add(taking, self._cutter.take())
+        self._set_aside(self._cutter.finish())
+        if self._overlap is not None:
+            self._add_fresh(taking, self._overlap.end())
+
+    def _end(self, taking: _Taking) -> Take | None:
+        """The last take: there is no session to go on with."""
+        for block in self._unfinished:
+            taking.frames.append(self._draft(block, taking.now_ns))
+        self._unfinished = []
+        self._position = SessionPosition()
+        return self._place(taking, ())
+
+    def _close_line(self, taking: _Taking) -> None:
+        """End the line that a gap cuts off, so that nothing can be taken for its rest.
+
+        The newline is ours: what the server sent for it is lost.
+        """
+        rest, self._unfinished = self._unfinished, []
+        at = self.checkpoint
+        if at.open_part and not rest:
+            stamp_ns = at.last_stamp_ns
+            rest = [Block(FrameKind.PART, b"", 1, at.open_part + 1, stamp_ns, stamp_ns)]
+        for block in rest:
+            ended = replace(block, raw=block.raw + b"\n")
+            taking.frames.append(self._draft(ended, taking.now_ns))
+
+    # From blocks to frames -----------------------------------------------------------------------
+
+    def _place(self, taking: _Taking, blocks: Iterable[Block]) -> Take | None:
         """Remove what was taken before, number the rest, and move the checkpoint."""
-        before = self.checkpoint
-        gaps: list[Gap] = []
-        frames: list[FrameDraft] = []
-        for block in blocks:
-            fresh = self._remove_taken(block, gaps, frames, now_ns)
-            if fresh is not None:
-                frames.append(self._draft(fresh, now_ns))
+        self._add(taking, blocks)
         self._move_session()
-        if self.checkpoint == before and not gaps:
+        if self.checkpoint == taking.before and not taking.gaps:
             return None
-        return Take(frames, gaps, self.checkpoint)
+        return Take(taking.frames, taking.gaps, self.checkpoint)
 
-    def _remove_taken(
-        self, block: Block, gaps: list[Gap], frames: list[FrameDraft], now_ns: int
-    ) -> Block | None:
-        overlap = self._overlap
-        if overlap is None:
-            return block
-        removed = overlap.removed
-        was_lost = overlap.lost
-        fresh = overlap.remove(block)
-        self.removed += overlap.removed - removed
-        if overlap.lost and not was_lost:
-            # The unfinished line's beginning is all that is left of it: it belongs before the gap.
-            frames.extend(self._draft(rest, now_ns) for rest in self._unfinished)
-            gap = self._gap(GapCause.ANCHOR_LOST, now_ns, to_ns=block.first_stamp_ns)
-            gaps.append(gap)
-            frames.append(self._gap_draft(gap))
-        if overlap.removed or overlap.lost:
-            self._unfinished = []
-        if overlap.done:
-            self._overlap = None
-        return fresh
+    def _add(self, taking: _Taking, blocks: Iterable[Block]) -> None:
+        """Add what of the blocks was not taken before."""
+        for block in blocks:
+            overlap = self._overlap
+            if overlap is None:
+                self._add_fresh(taking, (block,))
+                continue
+            removed = overlap.removed
+            fresh = overlap.remove(block)
+            self.removed += overlap.removed - removed
+            self._add_fresh(taking, fresh)
+            if overlap.done:
+                self._overlap = None
+
+    def _add_fresh(self, taking: _Taking, fresh: Iterable[Block]) -> None:
+        for block in fresh:
+            if self._joining:
+                self._join(taking, block)
+            taking.frames.append(self._draft(block, taking.now_ns))
+
+    def _join(self, taking: _Taking, block: Block) -> None:
+        """The first new record since the stream was opened again: is it the one that was next?"""
+        self._joining = False
+        rest = _joined(self._unfinished)
+        continued = block.raw.startswith(rest)
+        if self._overlap is None:
+            lost = not continued and not self.checkpoint.next_line
+        else:
+            # With its stamp an unfinished line tells as surely as a whole one what came next.
+            lost = self._overlap.lost and not (continued and parse_stamp(rest))
+        if lost:
+            self._declare(taking, GapCause.ANCHOR_LOST, to_ns=block.first_stamp_ns)
+        self._unfinished = []
+
+    def _declare(self, taking: _Taking, cause: GapCause, *, to_ns: int) -> None:
+        """Put a gap after what was taken."""
+        self._close_line(taking)
+        gap = self._gap(cause, taking.now_ns, to_ns=to_ns)
+        taking.gaps.append(gap)
+        taking.frames.append(self._gap_draft(gap))
 
     def _draft(self, block: Block, now_ns: int) -> FrameDraft:
         at = self.checkpoint
@@ -190,13 +283,10 @@ class Taker:
     def _move_session(self) -> None:
         """The session's offset of the first byte that is in no frame yet."""
         session_id, offset = self.session
-        if self._overlap is not None or not session_id:
+        offset -= self._cutter.buffered_bytes
+        if self._overlap is not None or not self._position.covers(offset):
             session_id, offset = "", 0
-        else:
-            offset -= self._cutter.buffered_bytes
-        self.checkpoint = replace(
-            self.checkpoint, session_id=session_id, session_offset=max(offset, 0)
-        )
+        self.checkpoint = replace(self.checkpoint, session_id=session_id, session_offset=offset)
 
     def _gap_draft(self, gap: Gap) -> FrameDraft:
         """A gap travels as a frame of its own kind: no log text can look like it."""
@@ -220,3 +310,19 @@ class Taker:
             to_stamp_ns=to_ns,
             noticed_ns=now_ns,
         )
+
+
+def _joined(blocks: Iterable[Block]) -> bytes:
+    return b"".join(block.raw for block in blocks)
+
+
+def _last_bytes(seen: bytes, pieces: Sequence[bytes]) -> bytes:
+    """The last bytes of what was seen, with these pieces after it."""
+    wanted: list[bytes] = []
+    missing = SEEN_BYTES
+    for piece in (*pieces[: -SEEN_BYTES - 1 : -1], seen):
+        if missing <= 0:
+            break
+        wanted.append(piece[-missing:])
+        missing -= len(piece)
+    return b"".join(reversed(wanted))

@@ -85,6 +85,9 @@ class LogSource(Protocol):
     ) -> AbstractAsyncContextManager[AsyncIterator[Sequence[LogEntry]]]:
         """Open a log stream; entering waits for the server's answer.
 
+        A server may send nothing before its first message, so entering a followed stream can last
+        as long as the log is silent: put no deadline on it. Cancelling is safe.
+
         The iterator yields what arrived together, in order, and never an empty sequence. It ends
         normally only when the server ended the stream cleanly; that says nothing about why. A body
         that stops without the protocol's end is a broken connection.

@@ -5,14 +5,12 @@ only bytes count (`SessionPosition`). Or, when the session is gone, a new stream
 `since_time`, some seconds before the checkpoint, and what had been taken already is taken out of
 the re-read (`Overlap`). Which of the two, and when neither, is said in one table (`next_step`).
 
-Nothing here decides by a stamp alone: stamps are neither unique nor sorted, and whether since_time
-is inclusive, and whether it counts whole seconds, is unknown (API reference, StreamLogs).
+Nothing here decides by a stamp alone, see `overlap`.
 """
 
 from __future__ import annotations
 
 import enum
-from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from forwarder.errors import (
@@ -23,15 +21,28 @@ from forwarder.errors import (
     SandboxNotRunningError,
     SourceError,
 )
-from forwarder.model import Block, Checkpoint, FrameKind
-from forwarder.stamps import parse_stamp
+from forwarder.source.overlap import Overlap, Taken
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator
-
+    from forwarder.model import Checkpoint
     from forwarder.source.interface import LogEntry
 
+__all__ = [
+    "SECOND_NS",
+    "Overlap",
+    "SessionLostError",
+    "SessionPosition",
+    "Step",
+    "Taken",
+    "next_step",
+    "since_ns",
+    "tail_ns",
+]
+
 SECOND_NS = 1_000_000_000
+
+#: So many of the last bytes received recognise a replay; a stamp alone is half as long.
+SEEN_BYTES = 64
 
 
 class Step(enum.Enum):
@@ -68,22 +79,28 @@ def next_step(error: SourceError | None) -> Step:
             return Step.RESUME
 
 
-def since_ns(checkpoint: Checkpoint, overlap_ns: int, *, tail_from_ns: int = 0) -> int | None:
+def since_ns(checkpoint: Checkpoint, overlap_ns: int, *, tail_from_ns: int = 0) -> int | None:  # noqa: ARG001 - callers still give it
     """Where a new stream begins: the checkpoint less an overlap; None for the very beginning.
 
-    Args:
-        checkpoint: How far the stream has been taken.
-        overlap_ns: Covers whole-second granularity and lines that are stamped out of order.
-        tail_from_ns: The first stamp of what was kept for comparison, when that was cut short by
-            its size: a re-read must not begin before it, so it begins a second after it, because
-            the server may count whole seconds.
+    A second earlier than the overlap, because the server may leave out the lines of the very time,
+    or of the very second, that it is asked for. When the stamps have gone back by more than the
+    overlap (a clock was set) the last line decides: counted from the highest stamp, everything that
+    comes until the clock is there again would be left out.
     """
     if not checkpoint.next_line:
         return None
-    since = max(checkpoint.high_stamp_ns - overlap_ns, 0)
-    if tail_from_ns:
-        since = max(since, min(tail_from_ns + SECOND_NS, checkpoint.high_stamp_ns))
-    return since
+    from_ns = min(checkpoint.high_stamp_ns - overlap_ns, checkpoint.last_stamp_ns)
+    return max(from_ns - SECOND_NS, 0)
+
+
+def tail_ns(overlap_ns: int) -> int:
+    """How far below the highest stamp everything taken has to be kept, to be compared with.
+
+    A re-read begins an overlap and a second earlier, or up to a second before that where the server
+    counts whole seconds. And a frame is found by its first and its last line's stamps: a line
+    between them may be stamped higher, by as much as lines are out of order, which is an overlap.
+    """
+    return 2 * overlap_ns + 2 * SECOND_NS
 
 
 class SessionLostError(LogStreamError):
@@ -94,13 +111,12 @@ class SessionPosition:
     """Which bytes of a session have been received, and so which of an entry's bytes are new.
 
     `next_log_offset` counts the session's bytes up to and including an entry's (measured: 100 bytes
-    at 500 give 600). A resumed session may replay more than it was asked for: those bytes are cut
-    off, but only until the asked offset is reached. Any other disagreement means that offsets or
-    session are not what we think, and then no byte is guessed at: the caller opens a new stream and
-    compares lines.
+    at 500 give 600). A resumed session may replay more than it was asked for; those bytes are cut
+    off, but only where they are seen to be the ones that were received. Any disagreement means that
+    offsets or session are not what we think, and then no byte is guessed at: the caller opens a new
+    stream and compares lines.
 
     Attributes:
-        session_id: Empty when the server gives none; such a stream cannot be resumed.
         offset: The next byte wanted.
     """
 
@@ -113,11 +129,36 @@ class SessionPosition:
             trusting: False for a server whose offsets proved wrong again and again: they are not
                 looked at, every byte is taken as it comes, and the session is never resumed.
         """
-        self.session_id = session_id
         self.offset = offset
+        self._named = session_id
         self._trusting = trusting
-        self._replaying = bool(session_id)
-        self._started = bool(session_id)
+        self._seen = b""
+        self._recognised = 0
+        self._first = offset
+        self._resuming = self._placed = self._believed = bool(session_id)
+
+    @property
+    def session_id(self) -> str:
+        """The session to resume; empty while there is none whose offsets can be believed.
+
+        A session whose first byte is not at 0 is believed when a second offset agrees.
+        """
+        return self._named if self._believed else ""
+
+    def covers(self, offset: int) -> bool:
+        """Whether the session can be asked for this byte: whether it was ever in it."""
+        return self._believed and offset >= self._first
+
+    def resumed(self, seen: bytes) -> SessionPosition:
+        """The position for the session's next connection.
+
+        Args:
+            seen: The last bytes received, up to the offset; a replay is compared with them.
+        """
+        again = SessionPosition(self.session_id, self.offset)
+        again._first = self._first  # noqa: SLF001 - its own class
+        again._seen = seen  # noqa: SLF001 - its own class
+        return again
 
     def accept(self, entry: LogEntry) -> bytes:
         """The new bytes of the next entry.
@@ -128,170 +169,59 @@ class SessionPosition:
         data = entry.data
         if not self._trusting:
             return data
-        end = entry.next_log_offset
         session_id = entry.log_session_id
-        if session_id and session_id != self.session_id:
+        if session_id and session_id != self._named:
             self._meet(session_id)
-        if not self.session_id or not end:
-            # Without an offset of its own the entry is simply what follows.
-            self.offset += len(data)
-            return data
+        end = entry.next_log_offset
+        if not end or not self._named:
+            return self._follow_on(data)
         begin = end - len(data)
-        if not self._started:
-            self._started = True
-            self.offset = begin
         if begin == self.offset:
-            self._replaying = False
-            self.offset = end
-            return data
-        if self._replaying and begin < self.offset:
-            return self._cut_replay(data, end)
-        raise SessionLostError(
-            f"the session's offsets do not follow: byte {begin} where {self.offset} was next",
-            code="OFFSET_MISMATCH",
-        )
+            self._resuming = False
+            self._placed = self._believed = True
+        elif self._resuming and begin < self.offset:
+            return self._cut_replay(data, begin)
+        elif self._placed or begin < 0:
+            raise SessionLostError(
+                f"the session's offsets do not follow: byte {begin} where {self.offset} was next",
+                code="OFFSET_MISMATCH",
+            )
+        else:
+            self._placed = True
+            self._first = begin
+        self.offset = end
+        return data
 
     def _meet(self, session_id: str) -> None:
         """A session's name, for the first time; a session never changes under a stream."""
-        if self._started:
+        if self._named:
             raise SessionLostError("the session changed under the stream", code="SESSION_CHANGED")
-        self.session_id = session_id
+        self._named = session_id
+        # What came before the name may be in no session.
+        self._first = self.offset
 
-    def _cut_replay(self, data: bytes, end: int) -> bytes:
+    def _follow_on(self, data: bytes) -> bytes:
+        """An entry without an offset of its own is simply what follows, once it is known where."""
+        if data and self._resuming:
+            raise SessionLostError(
+                "the resumed session does not say where it goes on", code="OFFSET_MISMATCH"
+            )
+        self.offset += len(data)
+        return data
+
+    def _cut_replay(self, data: bytes, begin: int) -> bytes:
         """What a replayed entry holds beyond the offset that was asked for."""
-        if end <= self.offset:
-            return b""
-        fresh = data[len(data) - (end - self.offset) :]
-        self._replaying = False
-        self.offset = end
+        known = data[: self.offset - begin]
+        seen = self._seen[: len(self._seen) - (self.offset - begin - len(known))]
+        size = min(len(known), len(seen))
+        if known[len(known) - size :] != seen[len(seen) - size :]:
+            raise SessionLostError("the replay differs from what was read", code="REPLAY_DIFFERS")
+        self._recognised += size
+        fresh = data[len(known) :]
+        if fresh:
+            if self._recognised < SEEN_BYTES:
+                raise SessionLostError("the replay cannot be recognised", code="REPLAY_UNKNOWN")
+            self._resuming = False
+            self._believed = True
+            self.offset += len(fresh)
         return fresh
-
-
-@dataclass(frozen=True, slots=True)
-class Taken:
-    """A frame of what was already taken: as much of it as the comparison needs."""
-
-    kind: FrameKind
-    part: int
-    raw: bytes
-
-
-#: A record, for comparison: its exact bytes without the newline, and its part number.
-_Record = tuple[int, bytes]
-
-
-class Overlap:
-    """Takes out of a re-read what was taken before, by counted occurrence of the exact bytes.
-
-    Ten thousand equal lines on one stamp are ten thousand lines: each removal uses one occurrence
-    up. That is exact for any order of lines and any since_time rule that goes by the stamp, since
-    all lines of one stamp and text are then either in the re-read or not.
-
-    Attributes:
-        removed: Records taken out so far.
-        lost: Whether the re-read brought a new line before any that was taken: what lies between
-            the two is gone. Known as soon as it happens, never changed later.
-    """
-
-    def __init__(self, taken: Iterable[Taken], *, until_ns: int) -> None:
-        """Compare with `taken`, in stream order, until the re-read's stamps pass `until_ns`."""
-        self._taken: Iterator[_Record] | None = _records(taken)
-        self._ahead: dict[_Record, int] = {}
-        self._until_ns = until_ns
-        self._any_taken = False
-        self.removed = 0
-        self.lost = False
-
-    @property
-    def done(self) -> bool:
-        """Whether nothing more can be removed: every line from here on is new."""
-        return self._taken is None and not self._ahead
-
-    def remove(self, block: Block) -> Block | None:
-        """What of the block is new, in its order; None when nothing is."""
-        if not self.done and block.first_stamp_ns > self._until_ns:
-            self._load_all_if_unseen()
-            self._taken = None
-            self._ahead.clear()
-        if self.done:
-            self._note_new()
-            return block
-        if block.kind is FrameKind.PART:
-            return None if self._use_up((block.part, block.raw.removesuffix(b"\n"))) else block
-        lines = block.raw.split(b"\n")
-        ended = not lines[-1]
-        if ended:
-            lines.pop()
-        fresh = [line for line in lines if not self._use_up((0, line))]
-        if not fresh:
-            return None
-        if len(fresh) == len(lines):
-            return block
-        return _block(fresh, block, ended=ended)
-
-    def _use_up(self, record: _Record) -> bool:
-        """Whether the record was taken before; uses up one occurrence of it."""
-        count = self._ahead.get(record, 0) or self._look_ahead(record)
-        if not count:
-            self._note_new()
-            return False
-        if count == 1:
-            del self._ahead[record]
-        else:
-            self._ahead[record] = count - 1
-        self.removed += 1
-        return True
-
-    def _look_ahead(self, record: _Record) -> int:
-        """Count what was taken, from where we stopped, until the record is met or all is counted.
-
-        Re-read and taken lines come in nearly the same order, so little is held at a time.
-        """
-        if self._taken is None:
-            return 0
-        ahead = self._ahead
-        for known in self._taken:
-            self._any_taken = True
-            count = ahead.get(known, 0) + 1
-            ahead[known] = count
-            if known == record:
-                return count
-        self._taken = None
-        return 0
-
-    def _load_all_if_unseen(self) -> None:
-        """Learn whether anything had been taken, when the re-read begins beyond all of it."""
-        if self._taken is not None and not self._any_taken:
-            self._any_taken = next(self._taken, None) is not None
-
-    def _note_new(self) -> None:
-        if self._any_taken and not self.removed:
-            self.lost = True
-
-
-def _records(taken: Iterable[Taken]) -> Iterator[_Record]:
-    """Each record of the frames, in order."""
-    for frame in taken:
-        if frame.kind is FrameKind.PART:
-            yield (frame.part, frame.raw.removesuffix(b"\n"))
-        elif frame.kind is FrameKind.LINES:
-            lines = frame.raw.split(b"\n")
-            if not lines[-1]:
-                lines.pop()
-            for line in lines:
-                yield (0, line)
-
-
-def _block(lines: list[bytes], block: Block, *, ended: bool) -> Block:
-    """The block again, with only these of its lines."""
-    raw = b"\n".join(lines) + (b"\n" if ended else b"")
-    first = parse_stamp(lines[0])
-    last = parse_stamp(lines[-1])
-    return Block(
-        FrameKind.LINES,
-        raw,
-        len(lines),
-        0,
-        first[0] if first else block.first_stamp_ns,
-        last[0] if last else block.last_stamp_ns,
-    )

@@ -79,7 +79,7 @@ def state_from_json(value: object) -> SandboxState:
     if isinstance(value, str):
         return SandboxState.__members__.get(value.removeprefix("STATE_"), SandboxState.UNSPECIFIED)
     number = _integer(value)
-    if number in SandboxState.__members__.values():
+    if number is not None and number in SandboxState.__members__.values():
         return SandboxState(number)
     return SandboxState.UNSPECIFIED
 

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
         StreamKey,
         StreamState,
     )
-    from forwarder.source.resume import Taken
+    from forwarder.source.overlap import Taken
 
 
 @dataclass(frozen=True, slots=True)

@@ -20,7 +20,7 @@ from forwarder.model import (
     StreamKey,
     StreamState,
 )
-from forwarder.source.resume import Taken
+from forwarder.source.overlap import Taken
 from forwarder.spool.frames import COLUMNS, HIGH_STAMP, PackedFrame, numbered, unpack
 from forwarder.spool.interface import StreamCommit, StreamRecord, Tail
 from forwarder.spool.writer import CHECKPOINT_PAGES, classify

@@ -138,6 +138,10 @@ class Home:
         file = rng.choice(self.files())
         await grown(file, size_bytes(file) + rng.choice((1, 100, 1_000, 4_000)), daemon)
 
+    def pending(self) -> int:
+        """Records in the spool that some sink has yet to get."""
+        return max((sink.pending for sink in overview_of(self.state).sinks), default=0)
+
     async def run_to_end(self) -> None:
         """One last life, until everything is delivered."""
         code, daemon = await run_to_end(self.config, "--until-complete")

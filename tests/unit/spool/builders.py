@@ -1,0 +1,44 @@
+"""Short words for what the spool's tests store."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from forwarder.model import Checkpoint, FrameDraft, FrameKind, StreamInfo, StreamKey
+from forwarder.spool.interface import StreamCommit
+
+if TYPE_CHECKING:
+    from forwarder.model import StreamState
+
+KEY = StreamKey("sbx-1", "main")
+INFO = StreamInfo(KEY, display_name="one", tags=("prod",), attributes={"a": "b"})
+OTHER = StreamInfo(StreamKey("sbx-2", "main"))
+
+
+def frame(
+    raw: bytes = b"text\n",
+    *,
+    line: int = 0,
+    lines: int = 1,
+    at_ns: int = 100,
+    kind: FrameKind = FrameKind.LINES,
+) -> FrameDraft:
+    """A frame whose lines all have one stamp."""
+    count = 0 if kind is FrameKind.GAP else lines
+    part = 1 if kind is FrameKind.PART else 0
+    return FrameDraft(kind, raw, line, count, part, at_ns, at_ns, at_ns, received_ns=7)
+
+
+def commit(
+    stream_id: int,
+    *frames: FrameDraft,
+    state: StreamState | None = None,
+    session: tuple[str, int] = ("", 0),
+) -> StreamCommit:
+    """What a follower hands over, with the checkpoint that follows from its frames."""
+    at = Checkpoint(session_id=session[0], session_offset=session[1])
+    if frames:
+        last = frames[-1]
+        next_line = last.first_line + last.lines
+        at = Checkpoint(next_line, 0, last.last_stamp_ns, last.high_stamp_ns, *session)
+    return StreamCommit(stream_id, frames, at, state=state)
