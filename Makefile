@@ -47,6 +47,10 @@ check: lint test ## Everything that must be green before a commit
 bench: $(STAMP) ## Measure lines/s, CPU and memory, next to the vendor's CLI, in one run
 	$(BIN)/python -m benchmarks
 
+.PHONY: schema
+schema: $(STAMP) ## Write config/schema.json from the settings classes
+	$(BIN)/python -m tests.unit.config.write_schema
+
 # Pinned, and apart from the other tools: newer generators write code that refuses protobuf 5.
 .PHONY: proto
 proto: ## Generate the API messages from their .proto
