@@ -3,10 +3,9 @@
 #   docker build -t sandbox-forwarder .
 #   docker run -v ./config.yaml:/etc/sandbox-forwarder/config.yaml:ro -e CWSANDBOX_API_KEY \
 #     -v forwarder-state:/var/lib/sandbox-forwarder -v forwarder-logs:/var/log/sandboxes \
-#     --read-only --tmpfs /tmp --stop-timeout 60 sandbox-forwarder
+#     --read-only --tmpfs /tmp --stop-timeout 40 sandbox-forwarder
 #
-# --stop-timeout is more than twice shutdown.drain_timeout (25 s): it is given to the last commit,
-# then to the sinks.
+# --stop-timeout is more than shutdown.drain_timeout (25 s).
 
 ARG PYTHON_VERSION=3.12
 

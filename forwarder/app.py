@@ -236,11 +236,12 @@ class Daemon:
 
     async def _drain(self, timeout_s: float) -> None:
         """Stop reading, commit what was read, and give the sinks their time."""
+        begun_s = self._clock.monotonic_s()
         await self.supervisor.stop()
         try:
             async with asyncio.timeout(max(timeout_s, _COMMIT_S)):
                 await self._intake.flush()
-            async with asyncio.timeout(timeout_s):
+            async with asyncio.timeout(timeout_s - (self._clock.monotonic_s() - begun_s)):
                 await self._delivered()
         except TimeoutError:
             if not timeout_s:

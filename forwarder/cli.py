@@ -9,6 +9,7 @@ import gc
 import os
 import signal
 import sys
+import traceback
 from contextlib import contextmanager
 from importlib.util import find_spec
 from pathlib import Path
@@ -57,7 +58,14 @@ JsonOption = Annotated[bool, typer.Option("--json", help="One JSON document, for
 
 def main() -> NoReturn:
     """The command `sandbox-forwarder`."""
-    app()
+    try:
+        app()
+    except Exception:  # noqa: BLE001 - the top of the process: a bug has an exit code of its own
+        traceback.print_exc()
+        typer.echo(
+            "sandbox-forwarder: this is a bug; please report it with the lines above", err=True
+        )
+        sys.exit(ExitCode.INTERNAL)
     sys.exit(ExitCode.DONE)
 
 
@@ -172,7 +180,7 @@ def logs(
 @app.command()
 def status(config: ConfigOption, *, as_json: JsonOption = False) -> None:
     """What is followed, where it stands, and what each sink has yet to get."""
-    from forwarder.admin.status import render_status, status_document
+    from forwarder.admin.status import render_status, status_document, status_json
     from forwarder.clock import SystemClock
     from forwarder.spool.files import StateDir, is_locked
     from forwarder.spool.overview import overview_of
@@ -183,7 +191,7 @@ def status(config: ConfigOption, *, as_json: JsonOption = False) -> None:
             overview_of(state), daemon_pid=is_locked(state), now_ns=SystemClock().time_ns()
         )
     if as_json:
-        _print_json(document)
+        typer.echo(status_json(document, indent=2))
     else:
         Console().print(render_status(document))
 

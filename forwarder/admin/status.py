@@ -72,8 +72,8 @@ def status_document(overview: SpoolOverview, *, daemon_pid: int | None, now_ns: 
 
 def status_json(document: Document, *, indent: int | None = None) -> bytes:
     """The document as JSON in printable ASCII, which is safe to show in any terminal."""
-    text = json.dumps(document, indent=indent, separators=(",", ":" if indent is None else ": "))
-    return text.replace("\x7f", "\\u007f").encode("ascii") + b"\n"
+    separators = (",", ":" if indent is None else ": ")
+    return json.dumps(document, indent=indent, separators=separators).encode("ascii") + b"\n"
 
 
 def _sink(sink: SinkOverview, now_ns: int) -> Document:

@@ -17,7 +17,7 @@ from forwarder.model import Block, FrameKind
 from forwarder.stamps import decode_lines
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator
+    from collections.abc import Iterable, Iterator, Sequence
 
 #: So much is held back at most while it is not known whether it was taken.
 HOLD_BYTES = 64 << 20
@@ -44,10 +44,6 @@ class Overlap:
     as well be an old one that the re-read left out, so it counts only as long as nothing that
     stood behind it has been met.
 
-    What was taken may be known only from some line on (`tail_from_ns`). Until a known line is met,
-    whatever comes is then either older than that, or there is a gap and all of it is new. Stamps
-    decide as far as they can, and the rest is held back until it is known.
-
     Attributes:
         removed: Records taken out so far.
         lost: Whether the re-read brought a new line before any that was taken: what lies between
@@ -62,22 +58,22 @@ class Overlap:
             until_ns: No line that was taken has a higher stamp.
             tail_from_ns: The first stamp in `taken` when it does not reach that far back, else 0.
         """
+        self._search: _Search | None = None
+        if tail_from_ns:
+            taken = list(taken)
+            self._search = _Search(taken, tail_from_ns)
         self._taken: Iterator[_Record] | None = _records(taken)
         self._ahead: Counter[_Record] = Counter()
         self._ahead_unstamped: Counter[_Record] = Counter()
         self._until_ns = until_ns
-        self._tail_from_ns = tail_from_ns
         self._any_taken = False
-        self._skipped = False
-        self._held: list[Block] = []
-        self._held_bytes = 0
         self.removed = 0
         self.lost = False
 
     @property
     def done(self) -> bool:
         """Whether nothing more can be removed: every line from here on is new."""
-        return not (self._taken or self._ahead or self._ahead_unstamped or self._held)
+        return not (self._taken or self._ahead or self._ahead_unstamped)
 
     @property
     def unmet(self) -> bool:
@@ -89,24 +85,18 @@ class Overlap:
     def remove(self, block: Block) -> list[Block]:
         """What is known to be new by now, in its order: of what was held back, and of the block."""
         if not self.done and block.first_stamp_ns > self._until_ns:
-            held = self.end()
-            self._note_new()
-            return [*held, block]
-        fresh = self._fresh(block)
-        if fresh is None:
-            return []
-        if not self._waits:
-            self._note_new()
-            return [fresh]
-        self._held.append(fresh)
-        self._held_bytes += len(fresh.raw)
-        return self._release() if self._held_bytes > HOLD_BYTES else []
+            return [*self.end(), *self._new(block)]
+        if self._search is None:
+            return self._new(self._fresh(block))
+        known = self._search.find(block)
+        if known is not None:
+            self._search = None
+            return self._new(self._fresh(known))
+        return self._release() if self._search.held_bytes > HOLD_BYTES else []
 
     def end(self) -> list[Block]:
         """Nothing more is compared: what was held back is new."""
         held = self._release()
-        if self._skipped and not self.removed:
-            self.lost = True
         self._load_next()
         self._taken = None
         self._ahead.clear()
@@ -115,68 +105,44 @@ class Overlap:
 
     def may_be_taken(self, block: Block) -> bool:
         """Whether the block, a record's beginning, may be that of one that was taken before."""
-        if self._waits:
+        if self._search is not None:
             return True
         while self._load_next():
             pass
         rest = self._ahead + self._ahead_unstamped
         return any(part == block.part and known.startswith(block.raw) for part, known in rest)
 
-    @property
-    def _waits(self) -> bool:
-        """Whether a line that is not known may still be older than what is known."""
-        return bool(self._tail_from_ns) and not self.lost and self.unmet
-
     def _release(self) -> list[Block]:
-        held, self._held, self._held_bytes = self._held, [], 0
-        if held:
-            self.lost = True
-        return held
+        """No known line is to be found: whatever came is new, and what came before it is gone."""
+        search, self._search = self._search, None
+        if search is None:
+            return []
+        self.lost |= search.met_any
+        return search.held
 
-    def _note_new(self) -> None:
-        if self.unmet:
-            self.lost = True
+    def _new(self, block: Block | None) -> list[Block]:
+        if block is None:
+            return []
+        self.lost |= self.unmet
+        return [block]
 
     def _fresh(self, block: Block) -> Block | None:
-        """The block with only those of its records that are not known; None when there are none."""
-        lines = [block.raw.removesuffix(b"\n")] if block.part else block.raw.split(b"\n")
-        ended = not lines[-1] and not block.part
-        if ended:
-            lines.pop()
+        """The block with only those of its records that are new; None when none is."""
+        lines = _lines(block.raw)
         fresh: list[int] = []
         for at, line in enumerate(lines):
             if not self._use_up((block.part, line)):
+                self.lost |= self.unmet
                 fresh.append(at)
-            elif self.removed == 1:
-                self._meet_first(fresh)
-        if fresh and self._waits:
-            fresh = self._skip_older(block, fresh)
-        if len(fresh) == len(lines) or not fresh:
-            return block if fresh else None
-        return _only(block, lines, fresh, ended=ended)
-
-    def _meet_first(self, unknown: list[int]) -> None:
-        """A known line is met for the first time, after these lines that are not known."""
-        if self._tail_from_ns:
-            # What is known begins here, so everything before it is older: it was taken.
-            unknown.clear()
-            self._held.clear()
-        elif unknown:
-            self.lost = True
-
-    def _skip_older(self, block: Block, fresh: list[int]) -> list[int]:
-        """Those of the lines that are not older than what is known, as far as stamps tell."""
-        stamps = [block.first_stamp_ns] if block.part else _stamps(block)
-        younger = [at for at in fresh if stamps[at] > self._tail_from_ns]
-        self._skipped |= len(younger) < len(fresh)
-        return younger
+        if len(fresh) == len(lines):
+            return block
+        return _only(block, lines, fresh) if fresh else None
 
     def _use_up(self, record: _Record) -> bool:
         """Whether the record was taken before; uses up one occurrence of it."""
         ahead = self._ahead if _is_stamped(record) else self._ahead_unstamped
         if not ahead[record] and not self._look_ahead(record):
-            if not self._waits:
-                self._ahead_unstamped.clear()
+            self._ahead_unstamped.clear()
             return False
         ahead[record] -= 1
         if not ahead[record]:
@@ -191,9 +157,8 @@ class Overlap:
         """
         while known := self._load_next():
             if known == record:
-                unstamped = self._ahead_unstamped[record]
                 self._ahead_unstamped.clear()
-                if unstamped:
+                if not _is_stamped(record):
                     self._ahead_unstamped[record] = 1
                 return True
         return False
@@ -209,17 +174,49 @@ class Overlap:
         return known
 
 
+class _Search:
+    """Looks for where a re-read reaches what is known, when older lines were taken as well.
+
+    Until it does, whatever comes is either older than what is known, so it was taken; or nothing of
+    what is known is left on the server, and all of it is new. A line stamped before the first known
+    one is old. The others are held back until it is clear.
+
+    Attributes:
+        held: What is new if no known line comes.
+        held_bytes: How much that is.
+        met_any: Whether the re-read brought anything.
+    """
+
+    def __init__(self, taken: Iterable[Taken], from_ns: int) -> None:
+        records = set(_records(taken))
+        # Only a line with its own stamp is certain to be the known one and none that is like it.
+        self._known = set(filter(_is_stamped, records)) or records
+        self._from_ns = from_ns
+        self.held: list[Block] = []
+        self.held_bytes = 0
+        self.met_any = False
+
+    def find(self, block: Block) -> Block | None:
+        """The block from its first known record on; None when it has none, then it is held."""
+        self.met_any = True
+        lines = _lines(block.raw)
+        for at, line in enumerate(lines):
+            if (block.part, line) in self._known:
+                return _only(block, lines, range(at, len(lines)))
+        stamps = _stamps(block)
+        younger = [at for at in range(len(lines)) if stamps[at] > self._from_ns]
+        if younger:
+            self.held.append(_only(block, lines, younger))
+            self.held_bytes += len(self.held[-1].raw)
+        return None
+
+
 def _records(taken: Iterable[Taken]) -> Iterator[_Record]:
     """Each record of the frames, in order."""
     for frame in taken:
-        if frame.kind is FrameKind.PART:
-            yield (frame.part, frame.raw.removesuffix(b"\n"))
-        elif frame.kind is FrameKind.LINES:
-            lines = frame.raw.split(b"\n")
-            if not lines[-1]:
-                lines.pop()
-            for line in lines:
-                yield (0, line)
+        if frame.kind is not FrameKind.GAP:
+            for line in _lines(frame.raw):
+                yield (frame.part, line)
 
 
 def _is_stamped(record: _Record) -> bool:
@@ -228,17 +225,25 @@ def _is_stamped(record: _Record) -> bool:
     return part <= 1 and line[10:11] == b"T" and line[:4].isdigit()
 
 
+def _lines(raw: bytes) -> list[bytes]:
+    """The records of a block or frame without their newlines."""
+    lines = raw.split(b"\n")
+    if not lines[-1] and len(lines) > 1:
+        lines.pop()
+    return lines
+
+
 def _stamps(block: Block) -> list[int]:
     return decode_lines(block.raw, block.first_stamp_ns)[0]
 
 
-def _only(block: Block, lines: list[bytes], kept: list[int], *, ended: bool) -> Block:
+def _only(block: Block, lines: list[bytes], kept: Sequence[int]) -> Block:
     """The block again, with only these of its lines."""
     stamps = _stamps(block)
+    ended = kept[-1] < len(lines) - 1 or block.raw.endswith(b"\n")
     return replace(
         block,
-        raw=b"\n".join(lines[at] for at in kept)
-        + (b"\n" if ended or kept[-1] < len(lines) - 1 else b""),
+        raw=b"\n".join(lines[at] for at in kept) + b"\n" * ended,
         lines=len(kept),
         first_stamp_ns=stamps[kept[0]],
         last_stamp_ns=stamps[kept[-1]],

@@ -156,8 +156,8 @@ class SessionPosition:
             seen: The last bytes received, up to the offset; a replay is compared with them.
         """
         again = SessionPosition(self.session_id, self.offset)
-        again._first = self._first  # noqa: SLF001 - its own class
-        again._seen = seen  # noqa: SLF001 - its own class
+        again._first = self._first
+        again._seen = seen
         return again
 
     def accept(self, entry: LogEntry) -> bytes:
@@ -173,7 +173,7 @@ class SessionPosition:
         if session_id and session_id != self._named:
             self._meet(session_id)
         end = entry.next_log_offset
-        if not end or not self._named:
+        if not end:
             return self._follow_on(data)
         begin = end - len(data)
         if begin == self.offset:
@@ -197,8 +197,9 @@ class SessionPosition:
         if self._named:
             raise SessionLostError("the session changed under the stream", code="SESSION_CHANGED")
         self._named = session_id
-        # What came before the name may be in no session.
-        self._first = self.offset
+        if not self._placed:
+            # What came before the name, without an offset, may be in no session.
+            self._first = self.offset
 
     def _follow_on(self, data: bytes) -> bytes:
         """An entry without an offset of its own is simply what follows, once it is known where."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from forwarder.model import FrameKind, StreamState
@@ -22,16 +23,28 @@ def stream_ids(connection: sqlite3.Connection) -> list[int]:
     return [row[0] for row in rows]
 
 
+@dataclass(frozen=True, slots=True)
+class Pruned:
+    """What one call deleted.
+
+    Attributes:
+        frames: How many.
+        newest_id: The newest of them; 0 when there are none.
+        more: Whether there are more that only wait for a sink, or for the next call. When not,
+            nothing can be deleted before the stream's next commit.
+    """
+
+    frames: int
+    newest_id: int
+    more: bool
+
+
 def prune(
     connection: sqlite3.Connection, stream_id: int, *, keep_tail_ns: int, limit: int
-) -> tuple[int, bool]:
+) -> Pruned:
     """Delete up to `limit` frames of a stream that every sink is past.
 
     A live stream keeps its tail, and at least its newest lines: a re-read is compared with them.
-
-    Returns:
-        How many were deleted, and whether there are more that only wait for a sink, or for the
-        next call. When not, nothing can be deleted before the stream's next commit.
     """
     everyone = connection.execute("SELECT min(cursor) FROM sink").fetchone()[0]
     high_ns, state = connection.execute(
@@ -43,7 +56,7 @@ def prune(
     chosen = "stream_id = ? AND high_stamp_ns <= ? AND id <> ?"
     deleted = connection.execute(
         f"DELETE FROM frame WHERE id IN (SELECT id FROM frame WHERE {chosen} AND id <= ? LIMIT ?)"  # noqa: S608 - a constant
-        " RETURNING lines, raw_bytes",
+        " RETURNING lines, raw_bytes, id",
         (stream_id, upto_ns, spared, everyone or 0, limit),
     ).fetchall()
     if deleted:
@@ -56,7 +69,7 @@ def prune(
         f"SELECT EXISTS (SELECT 1 FROM frame WHERE {chosen})",  # noqa: S608 - a constant
         (stream_id, upto_ns, spared),
     ).fetchone()[0]
-    return len(deleted), bool(more)
+    return Pruned(len(deleted), max((row[2] for row in deleted), default=0), bool(more))
 
 
 def _newest_lines(connection: sqlite3.Connection, stream_id: int) -> int:

@@ -186,15 +186,22 @@ class SqliteSpool:
         deleted = 0
         more = True
         self._unpruned.discard(stream_id)
+
+        def committed(pruned: pruning.Pruned) -> None:
+            # A sink that is new begins at the oldest frame held, and must not see older ones.
+            self._recent.forget(pruned.newest_id)
+
         try:
             while True:
-                count, more = await self._writer.run(
+                pruned = await self._writer.run(
                     lambda connection: pruning.prune(
                         connection, stream_id, keep_tail_ns=keep_tail_ns, limit=PRUNE_FRAMES
-                    )
+                    ),
+                    committed,
                 )
-                deleted += count
-                if count < PRUNE_FRAMES:
+                deleted += pruned.frames
+                more = pruned.more
+                if pruned.frames < PRUNE_FRAMES:
                     return deleted
         finally:
             if more:
@@ -277,6 +284,11 @@ class _RecentFrames:
         self._frames.extend(frames)
         self._bytes += sum(_weight(frame) for frame in frames)
         while self._bytes > RECENT_BYTES:
+            self._bytes -= _weight(self._frames.popleft())
+
+    def forget(self, frame_id: int) -> None:
+        """Let go of the frames up to this one: every sink is past them."""
+        while self._frames and self._frames[0].id <= frame_id:
             self._bytes -= _weight(self._frames.popleft())
 
     def after(self, frame_id: int, max_bytes: int) -> list[Frame] | None:

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 
 COMMAND = Path(sys.executable).with_name("sandbox-forwarder")
-DEADLINE_S = 60.0
+DEADLINE_S = 30.0
 _LOOK_EVERY_S = 0.005
 _LOG_LINE_BYTES = 16 << 20
 _SHOWN_EVENTS = 30
@@ -117,10 +117,17 @@ class DaemonProcess:
         await self.wait()
 
     async def wait(self) -> int:
-        """Its exit code, once it has ended and its whole log was read; -9 when killed."""
-        async with asyncio.timeout(DEADLINE_S):
-            await self._process.wait()
-            await self._reading
+        """Its exit code, once it has ended and its whole log was read; -9 when killed.
+
+        Raises:
+            AssertionError: It did not end before the deadline.
+        """
+        try:
+            async with asyncio.timeout(DEADLINE_S):
+                await self._process.wait()
+                await self._reading
+        except TimeoutError:
+            raise AssertionError(f"it does not end; the log:\n{self.log}") from None
         assert self._process.returncode is not None
         return self._process.returncode
 

@@ -125,8 +125,7 @@ def test_only_what_starting_again_cannot_mend_is_not_started_again() -> None:
 
 
 def test_the_sinks_have_their_drain_time_before_systemd_loses_its_patience() -> None:
-    # It is given twice at most: to the last commit, then to the sinks.
-    assert seconds(only("TimeoutStopSec")) > 2 * ShutdownSettings().drain_timeout
+    assert seconds(only("TimeoutStopSec")) > ShutdownSettings().drain_timeout
 
 
 def test_the_example_configuration_works_in_the_units_directories() -> None:
