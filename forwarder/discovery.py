@@ -105,6 +105,8 @@ class Discovery:
         self._unseen = len(selectors)
         self.complete = asyncio.Event()
         self.answered = False
+        if not selectors:
+            self.complete.set()
 
     async def run(self) -> None:
         """Look until cancelled; `complete` is set once every selector has been answered once."""

@@ -16,7 +16,14 @@ from forwarder.errors import SandboxNotFoundError, SandboxNotRunningError, Sourc
 from forwarder.model import GapCause, StreamState
 from forwarder.retry import Backoff, retry_forever
 from forwarder.source.interface import LogRequest
-from forwarder.source.resume import SECOND_NS, SessionLostError, Step, next_step, since_ns
+from forwarder.source.resume import (
+    SECOND_NS,
+    SessionLostError,
+    Step,
+    next_step,
+    since_ns,
+    tail_ns,
+)
 from forwarder.spool.interface import StreamCommit
 from forwarder.taker import Take, Taker
 
@@ -57,8 +64,8 @@ class FollowSettings:
 
     @property
     def keep_tail_ns(self) -> int:
-        """How much of a live stream the spool keeps: a server may begin a second early."""
-        return self.overlap_ns + 2 * SECOND_NS
+        """How much of a live stream the spool keeps, for a re-read to be compared with."""
+        return tail_ns(self.overlap_ns)
 
 
 @dataclass(frozen=True, slots=True)

@@ -72,10 +72,10 @@ class Intake:
         self._offered_bytes += size_bytes
         self._buffered_bytes += size_bytes
         self._something.set()
-        if self._offered_bytes >= COMMIT_BYTES:
-            self._hurry.set()
         if self.full:
             self._room.clear()
+        if self.full or self._offered_bytes >= COMMIT_BYTES:
+            self._hurry.set()
 
     async def room(self) -> None:
         """Wait until what is read and not yet committed is below its limit."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import sys
+import traceback
 from typing import TYPE_CHECKING, Any, Literal, TextIO
 
 import structlog
@@ -34,10 +35,17 @@ def configure_logs(
         structlog.processors.TimeStamper(fmt="iso", utc=True),
     ]
     renderer: list[structlog.typing.Processor] = (
-        [structlog.dev.ConsoleRenderer(colors=_is_terminal(stream), pad_event_to=28)]
+        [
+            structlog.dev.ConsoleRenderer(
+                colors=_is_terminal(stream), pad_event_to=28, exception_formatter=_write_traceback
+            )
+        ]
         if human
         else [
-            structlog.processors.dict_tracebacks,
+            # Never with local variables, as is the default: there are keys among them.
+            structlog.processors.ExceptionRenderer(
+                structlog.tracebacks.ExceptionDictTransformer(show_locals=False)
+            ),
             structlog.processors.JSONRenderer(default=str),
         ]
     )
@@ -82,9 +90,19 @@ def _in_order(_: Any, __: str, event: MutableMapping[str, Any]) -> MutableMappin
 def _one_line(_: Any, __: str, event: MutableMapping[str, Any]) -> MutableMapping[str, Any]:
     """An event is one physical line: what others wrote must not forge another one."""
     for key, value in event.items():
-        if isinstance(value, str) and key not in {"exception", "stack"} and not value.isprintable():
-            event[key] = value.encode("unicode_escape").decode("ascii")
+        if isinstance(value, str) and key not in {"exception", "stack"}:
+            event[key] = _printable(value)
     return event
+
+
+def _write_traceback(stream: TextIO, exc_info: structlog.typing.ExcInfo) -> None:
+    """For people: indented, so that no line of a foreign message passes for an event."""
+    lines = "".join(traceback.format_exception(*exc_info)).split("\n")
+    stream.writelines(f"\n    {_printable(line)}" for line in lines if line)
+
+
+def _printable(text: str) -> str:
+    return text if text.isprintable() else text.encode("unicode_escape").decode("ascii")
 
 
 class _Quiet:

@@ -14,7 +14,13 @@ import orjson
 from forwarder.model import Block, Checkpoint, FrameDraft, FrameKind, Gap, GapCause
 from forwarder.source.lines import LineCutter
 from forwarder.source.overlap import Overlap
-from forwarder.source.resume import SEEN_BYTES, SessionLostError, SessionPosition
+from forwarder.source.resume import (
+    SEEN_BYTES,
+    SessionLostError,
+    SessionPosition,
+    stepped_back,
+    tail_ns,
+)
 from forwarder.stamps import parse_stamp
 
 if TYPE_CHECKING:
@@ -103,8 +109,16 @@ class Taker:
         self._joining = True
         self._overlap = None
         if self.checkpoint.next_line:
-            until_ns = self.checkpoint.high_stamp_ns + self._overlap_ns
-            self._overlap = Overlap(tail.frames, until_ns=until_ns, tail_from_ns=tail.from_ns)
+            self._overlap = self._compare_with(tail)
+
+    def _compare_with(self, tail: Tail) -> Overlap:
+        high_ns = self.checkpoint.high_stamp_ns
+        tail_from_ns = tail.from_ns
+        if stepped_back(self.checkpoint, self._overlap_ns):
+            # Then the re-read begins before the tail.
+            tail_from_ns = max(tail_from_ns, high_ns - tail_ns(self._overlap_ns))
+        until_ns = high_ns + self._overlap_ns
+        return Overlap(tail.frames, until_ns=until_ns, tail_from_ns=tail_from_ns)
 
     def receive(self, entries: Iterable[LogEntry]) -> int:
         """Take the entries' new bytes; returns how many.
@@ -169,9 +183,10 @@ class Taker:
         """Keep the beginning of the line after the last one taken, unless more of it is known.
 
         While a re-read is being compared, what is in the cutter may as well be the beginning of a
-        line that was taken long ago.
+        line that was taken long ago, or of one beyond a gap.
         """
-        if self._overlap is not None and any(map(self._overlap.may_be_taken, rest)):
+        overlap = self._overlap
+        if overlap is not None and (overlap.unmet or any(map(overlap.may_be_taken, rest))):
             return
         if _joined(rest).startswith(_joined(self._unfinished)):
             self._unfinished = rest
@@ -179,9 +194,17 @@ class Taker:
     def _add_rest(self, taking: _Taking) -> None:
         """Everything read, when a re-read was cut or could not begin."""
         self._add(taking, self._cutter.take())
-        self._set_aside(self._cutter.finish())
-        if self._overlap is not None:
-            self._add_fresh(taking, self._overlap.end())
+        rest = self._cutter.finish()
+        self._set_aside(rest)
+        overlap = self._overlap
+        if overlap is None:
+            return
+        beyond = [] if any(map(overlap.may_be_taken, rest)) else rest
+        self._add_fresh(taking, overlap.end())
+        if beyond and overlap.unmet:
+            if self._joining:
+                self._join(taking, beyond[0])
+            self._unfinished = beyond
 
     def _end(self, taking: _Taking) -> Take | None:
         """The last take: there is no session to go on with."""
@@ -243,8 +266,10 @@ class Taker:
         if self._overlap is None:
             lost = not continued and not self.checkpoint.next_line
         else:
-            # With its stamp an unfinished line tells as surely as a whole one what came next.
-            lost = self._overlap.lost and not (continued and parse_stamp(rest))
+            # With stamp and text an unfinished line tells as well as a whole one what came next.
+            found = parse_stamp(rest)
+            surely = continued and found is not None and found[1] < len(rest)
+            lost = (self._overlap.lost or self._overlap.unmet) and not surely
         if lost:
             self._declare(taking, GapCause.ANCHOR_LOST, to_ns=block.first_stamp_ns)
         self._unfinished = []

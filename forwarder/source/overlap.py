@@ -110,7 +110,9 @@ class Overlap:
         while self._load_next():
             pass
         rest = self._ahead + self._ahead_unstamped
-        return any(part == block.part and known.startswith(block.raw) for part, known in rest)
+        # The beginning of a whole line may as well be that of a long line's first part.
+        number = block.part or 1
+        return any((part or 1) == number and known.startswith(block.raw) for part, known in rest)
 
     def _release(self) -> list[Block]:
         """No known line is to be found: whatever came is new, and what came before it is gone."""

@@ -36,6 +36,7 @@ __all__ = [
     "Taken",
     "next_step",
     "since_ns",
+    "stepped_back",
     "tail_ns",
 ]
 
@@ -83,14 +84,22 @@ def since_ns(checkpoint: Checkpoint, overlap_ns: int, *, tail_from_ns: int = 0) 
     """Where a new stream begins: the checkpoint less an overlap; None for the very beginning.
 
     A second earlier than the overlap, because the server may leave out the lines of the very time,
-    or of the very second, that it is asked for. When the stamps have gone back by more than the
-    overlap (a clock was set) the last line decides: counted from the highest stamp, everything that
-    comes until the clock is there again would be left out.
+    or of the very second, that it is asked for.
     """
     if not checkpoint.next_line:
         return None
-    from_ns = min(checkpoint.high_stamp_ns - overlap_ns, checkpoint.last_stamp_ns)
-    return max(from_ns - SECOND_NS, 0)
+    from_ns = checkpoint.high_stamp_ns
+    if stepped_back(checkpoint, overlap_ns):
+        from_ns = checkpoint.last_stamp_ns
+    return max(from_ns - overlap_ns - SECOND_NS, 0)
+
+
+def stepped_back(checkpoint: Checkpoint, overlap_ns: int) -> bool:
+    """Whether the stamps have gone back by more than lines are out of order: a clock was set.
+
+    Counted from the highest stamp, every line until the clock is there again would be left out.
+    """
+    return checkpoint.last_stamp_ns < checkpoint.high_stamp_ns - overlap_ns
 
 
 def tail_ns(overlap_ns: int) -> int:
@@ -133,9 +142,9 @@ class SessionPosition:
         self._named = session_id
         self._trusting = trusting
         self._seen = b""
-        self._recognised = 0
-        self._first = offset
-        self._resuming = self._placed = self._believed = bool(session_id)
+        self._first = self._next = offset
+        self._asked = bool(session_id)
+        self._placed = self._agreed = False
 
     @property
     def session_id(self) -> str:
@@ -143,11 +152,11 @@ class SessionPosition:
 
         A session whose first byte is not at 0 is believed when a second offset agrees.
         """
-        return self._named if self._believed else ""
+        return self._named if self._agreed or self._asked else ""
 
     def covers(self, offset: int) -> bool:
         """Whether the session can be asked for this byte: whether it was ever in it."""
-        return self._believed and offset >= self._first
+        return bool(self.session_id) and offset >= self._first
 
     def resumed(self, seen: bytes) -> SessionPosition:
         """The position for the session's next connection.
@@ -172,25 +181,12 @@ class SessionPosition:
         session_id = entry.log_session_id
         if session_id and session_id != self._named:
             self._meet(session_id)
-        end = entry.next_log_offset
-        if not end:
-            return self._follow_on(data)
-        begin = end - len(data)
+        begin = self._locate(len(data), entry.next_log_offset)
+        self._next = begin + len(data)
         if begin == self.offset:
-            self._resuming = False
-            self._placed = self._believed = True
-        elif self._resuming and begin < self.offset:
-            return self._cut_replay(data, begin)
-        elif self._placed or begin < 0:
-            raise SessionLostError(
-                f"the session's offsets do not follow: byte {begin} where {self.offset} was next",
-                code="OFFSET_MISMATCH",
-            )
-        else:
-            self._placed = True
-            self._first = begin
-        self.offset = end
-        return data
+            self.offset = self._next
+            return data
+        return self._cut_replay(data, begin)
 
     def _meet(self, session_id: str) -> None:
         """A session's name, for the first time; a session never changes under a stream."""
@@ -201,28 +197,33 @@ class SessionPosition:
             # What came before the name, without an offset, may be in no session.
             self._first = self.offset
 
-    def _follow_on(self, data: bytes) -> bytes:
-        """An entry without an offset of its own is simply what follows, once it is known where."""
-        if data and self._resuming:
-            raise SessionLostError(
-                "the resumed session does not say where it goes on", code="OFFSET_MISMATCH"
-            )
-        self.offset += len(data)
-        return data
+    def _locate(self, size: int, end: int) -> int:
+        """Where in the session an entry begins; entries follow each other without a hole."""
+        begin = end - size if end else self._next
+        if begin == self._next:
+            if not end and self._asked and not self._placed and size:
+                raise _mismatch("the resumed session does not say where it goes on")
+            self._agreed |= end > 0
+        elif self._placed or begin < 0 or (begin > self._next and (self._next or self._asked)):
+            raise _mismatch(f"the session goes on at byte {begin} where {self._next} was next")
+        elif not self._asked:
+            self._first = self.offset = begin
+        self._placed |= end > 0
+        return begin
 
     def _cut_replay(self, data: bytes, begin: int) -> bytes:
-        """What a replayed entry holds beyond the offset that was asked for."""
+        """What an entry that begins before the offset holds beyond it."""
         known = data[: self.offset - begin]
         seen = self._seen[: len(self._seen) - (self.offset - begin - len(known))]
         size = min(len(known), len(seen))
         if known[len(known) - size :] != seen[len(seen) - size :]:
-            raise SessionLostError("the replay differs from what was read", code="REPLAY_DIFFERS")
-        self._recognised += size
+            raise _mismatch("the replay differs from what was read")
         fresh = data[len(known) :]
-        if fresh:
-            if self._recognised < SEEN_BYTES:
-                raise SessionLostError("the replay cannot be recognised", code="REPLAY_UNKNOWN")
-            self._resuming = False
-            self._believed = True
-            self.offset += len(fresh)
+        if fresh and not self._agreed and size < SEEN_BYTES:
+            raise _mismatch("too little of the replay is known to recognise it")
+        self.offset += len(fresh)
         return fresh
+
+
+def _mismatch(message: str) -> SessionLostError:
+    return SessionLostError(message, code="OFFSET_MISMATCH")

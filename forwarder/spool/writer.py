@@ -29,7 +29,8 @@ _PASSING = {
     sqlite3.SQLITE_FULL,
     sqlite3.SQLITE_BUSY,
     sqlite3.SQLITE_LOCKED,
-    # No room for the WAL's index, which is asked for before anything is written.
+    # No room for the WAL's index. Should a crash follow, the transaction may turn out to be there
+    # after all: whole, as one whose caller died before it was told.
     sqlite3.SQLITE_IOERR_SHMSIZE,
 }
 

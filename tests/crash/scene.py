@@ -154,12 +154,11 @@ class Home:
             text = (self.output / f"{sandbox_id}.log").read_bytes()
             ndjson = (self.output / f"{sandbox_id}.ndjson").read_bytes()
             sources = (f"{name}/out", f"{name}/err")
-            assert oracle.count(expected, sources).wrong == {}
-            assert oracle.count(text, sources).wrong == {}
-            assert text == expected
-            assert text_log(ndjson) + b"\n" == expected
+            assert oracle.count(expected, sources).wrong == {}, "the service itself"
+            _compare(text, expected, sources)
+            _compare(text_log(ndjson) + b"\n", expected, sources)
         written = {path.name for path in self.output.iterdir()}
-        assert written == {path.name for path in self.files()}
+        assert written == {path.name for path in self.files()}, sorted(written)
         self._check_counters()
 
     def _check_counters(self) -> None:
@@ -167,7 +166,16 @@ class Home:
         lines = sum(stream.lines for stream in overview.streams)
         assert [stream.gaps for stream in overview.streams] == [0] * len(self.scene.names)
         for sink in overview.sinks:
-            assert (sink.taken, sink.delivered, sink.pending) == (lines, lines, 0)
+            assert (sink.taken, sink.delivered, sink.pending) == (lines, lines, 0), sink
+
+
+def _compare(found: bytes, expected: bytes, sources: tuple[str, ...]) -> None:
+    """Fail with what is wrong and where it begins."""
+    if found == expected:
+        return
+    wrong = oracle.count(found, sources).wrong
+    at = next((n for n, (a, b) in enumerate(zip(found, expected, strict=False)) if a != b), 0)
+    raise AssertionError(f"{wrong}, from byte {at} of {len(expected)}: {found[at : at + 500]!r}")
 
 
 @asynccontextmanager

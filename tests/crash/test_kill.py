@@ -6,28 +6,32 @@ import asyncio
 from collections import Counter
 from typing import TYPE_CHECKING
 
+import pytest
+
 from forwarder.local.settings import LocalSettings
 from tests.crash.scene import Home, seeded, talkative
-from tests.fakes.daemon import running
+from tests.fakes.daemon import file_sink, running, until, write_config
 
 if TYPE_CHECKING:
     import random
     from pathlib import Path
 
 KILLS = 100
-DAEMONS = 4  # at a time: a start is mostly computing, the rest mostly waiting
+COMMANDS = 8  # of them are the real command, the others are forked, which is quicker
+DAEMONS = 4  # at a time
+FIRST_STARTS = 20
 
-#: Longer than a start takes, so that some of these kills come before it and some after it.
-START_S = 0.6
+#: About as long as a start takes, so that some of these kills come before its end.
+START_S = {True: 0.1, False: 0.7}
 
 
-async def kill_once(home: Home, rng: random.Random) -> str:
+async def kill_once(home: Home, rng: random.Random, *, forked: bool) -> str:
     """One life of the daemon, and its end; returns what the kill waited for."""
     moment = rng.choices(("start", "lock", "growth"), (25, 15, 60))[0]
-    async with running(home.config) as daemon:
+    async with running(home.config, forked=forked) as daemon:
         match moment:
             case "start":
-                await asyncio.sleep(rng.uniform(0, START_S))
+                await asyncio.sleep(rng.uniform(0, START_S[forked]))
             case "lock":
                 await home.holds_state(daemon)
             case _:
@@ -38,6 +42,7 @@ async def kill_once(home: Home, rng: random.Random) -> str:
     return moment
 
 
+@pytest.mark.slow
 async def test_a_hundred_kills_at_random_moments_leave_every_line_in_the_files_once(
     tmp_path: Path,
 ) -> None:
@@ -47,7 +52,9 @@ async def test_a_hundred_kills_at_random_moments_leave_every_line_in_the_files_o
         homes = [scene.home(tmp_path / f"daemon-{number}") for number in range(DAEMONS)]
 
         async def lives(home: Home) -> Counter[str]:
-            return Counter([await kill_once(home, rng) for _ in range(KILLS // DAEMONS)])
+            forked = [number >= COMMANDS // DAEMONS for number in range(KILLS // DAEMONS)]
+            rng.shuffle(forked)
+            return Counter([await kill_once(home, rng, forked=one) for one in forked])
 
         moments = await asyncio.gather(*map(lives, homes))
         print("killed after:", dict(sum(moments, Counter[str]())))
@@ -55,3 +62,31 @@ async def test_a_hundred_kills_at_random_moments_leave_every_line_in_the_files_o
         await asyncio.gather(*(home.run_to_end() for home in homes))
         for home in homes:
             await home.check()
+
+
+async def test_a_kill_in_the_very_first_start_does_not_keep_the_next_one_from_starting(
+    tmp_path: Path,
+) -> None:
+    rng = seeded()
+
+    async def starts_again(directory: Path) -> None:
+        config = write_config(
+            directory,
+            base_url="http://127.0.0.1:9",
+            api_key="key",
+            sandboxes=[{"tags": ["t"]}],
+            sinks={"text": file_sink(directory / "all.log")},
+        )
+        state = directory / "state"
+        async with running(config, forked=True) as daemon:
+            await until((state / "lock").exists, "the lock")
+            await asyncio.sleep(rng.uniform(0, 0.02))
+            await daemon.kill()
+        async with running(config, forked=True) as daemon:
+            await daemon.event("discovery failing")
+            daemon.terminate()
+            assert await daemon.wait() == 0, daemon.log
+        assert not list(state.glob("*partial*"))
+
+    for number in range(FIRST_STARTS):
+        await starts_again(tmp_path / str(number))

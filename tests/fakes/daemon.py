@@ -14,11 +14,15 @@ from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
 
+from tests.fakes.forked import fork
+
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 
+    from tests.fakes.forked import ForkedProcess
+
 COMMAND = Path(sys.executable).with_name("sandbox-forwarder")
-DEADLINE_S = 30.0
+DEADLINE_S = 60.0
 _LOOK_EVERY_S = 0.005
 _LOG_LINE_BYTES = 16 << 20
 _SHOWN_EVENTS = 30
@@ -73,7 +77,7 @@ class DaemonProcess:
         texts: Whatever else it has written to standard error, line by line.
     """
 
-    def __init__(self, process: asyncio.subprocess.Process) -> None:
+    def __init__(self, process: asyncio.subprocess.Process | ForkedProcess) -> None:
         self.events: list[dict[str, Any]] = []
         self.texts: list[str] = []
         self._process = process
@@ -91,6 +95,11 @@ class DaemonProcess:
             limit=_LOG_LINE_BYTES,
         )
         return cls(process)
+
+    @classmethod
+    async def fork(cls, config: Path, *options: str) -> Self:
+        """The same, much quicker: see `tests.fakes.forked`."""
+        return cls(await fork("run", "--config", str(config), *options, limit=_LOG_LINE_BYTES))
 
     @property
     def running(self) -> bool:
@@ -170,9 +179,12 @@ class DaemonProcess:
 
 
 @asynccontextmanager
-async def running(config: Path, *options: str) -> AsyncIterator[DaemonProcess]:
+async def running(
+    config: Path, *options: str, forked: bool = False
+) -> AsyncIterator[DaemonProcess]:
     """A daemon that is killed at the end, if it still runs then."""
-    daemon = await DaemonProcess.start(config, *options)
+    start = DaemonProcess.fork if forked else DaemonProcess.start
+    daemon = await start(config, *options)
     try:
         yield daemon
     finally:

@@ -161,6 +161,11 @@ class _Session:
         self._rules = rules
         self._since_ns = since_ns
 
+    @property
+    def filtered(self) -> bool:
+        """Whether lines are still being left out for their stamps."""
+        return self._since_ns is not None
+
     def extend(self, lines: list[Line] | tuple[Line, ...]) -> None:
         """Add those of the lines that since_time lets pass."""
         for line in lines:
@@ -190,6 +195,11 @@ class Connection:
     def rest_bytes(self) -> int:
         """How much there is to send."""
         return len(self._session.data) - self._position
+
+    @property
+    def filtered(self) -> bool:
+        """Whether lines are still being left out for their stamps."""
+        return self._session.filtered
 
     def skip(self, size: int) -> None:
         """Lose some bytes on the way, though not a session's first ones; the next offset tells."""

@@ -34,7 +34,7 @@ class SmallDisk:
 def small_disk(path: Path, size: str) -> Iterator[SmallDisk]:
     """A disk of this size at `path`; the test is skipped where there cannot be one."""
     path.mkdir(parents=True)
-    command = ["mount", "-t", "tmpfs", "-o", f"size={size}", "tmpfs", path]
+    command = ["mount", "-t", "tmpfs", "-o", f"size={size}", "tmpfs", str(path)]
     try:
         subprocess.run(command, check=True, capture_output=True)
     except (OSError, subprocess.CalledProcessError) as error:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import sqlite3
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
@@ -15,21 +16,10 @@ from tests.fakes.local import shell_sandbox
 
 if TYPE_CHECKING:
     from collections.abc import Callable
-    from pathlib import Path
-
-DAMAGE: dict[str, Callable[[Path], object]] = {
-    "missing": lambda db: db.unlink(),
-    "empty": lambda db: db.write_bytes(b""),
-    "garbage": lambda db: db.write_bytes(b"not a database, and longer than a header" * 100),
-    "cut": lambda db: db.write_bytes(db.read_bytes()[:5000]),
-    "foreign": lambda db: (db.unlink(), foreign_database(db)),
-    "newer": lambda db: set_pragma(db, "user_version", 999),
-    "a directory": lambda db: (db.unlink(), db.mkdir()),
-    "page destroyed": lambda db: overwrite(db, 8192, b"\xa5" * 8192),
-}
 
 
 def foreign_database(path: Path) -> None:
+    path.unlink()
     connection = sqlite3.connect(path)
     connection.executescript("CREATE TABLE precious (data); INSERT INTO precious VALUES (1);")
     connection.close()
@@ -41,10 +31,27 @@ def set_pragma(path: Path, name: str, value: int) -> None:
     connection.close()
 
 
-def overwrite(path: Path, offset: int, data: bytes) -> None:
-    with path.open("r+b") as file:
-        file.seek(offset)
-        file.write(data)
+def destroy_pages(path: Path) -> None:
+    """Leave only the first page, which says that this is a spool of ours."""
+    data = path.read_bytes()
+    path.write_bytes(data[:8192] + b"\xa5" * (len(data) - 8192))
+
+
+def replace_by_directory(path: Path) -> None:
+    path.unlink()
+    path.mkdir()
+
+
+DAMAGE: dict[str, Callable[[Path], object]] = {
+    "missing": Path.unlink,
+    "empty": lambda db: db.write_bytes(b""),
+    "garbage": lambda db: db.write_bytes(b"not a database, and longer than a header" * 100),
+    "cut": lambda db: db.write_bytes(db.read_bytes()[:5000]),
+    "foreign": foreign_database,
+    "newer": lambda db: set_pragma(db, "user_version", 999),
+    "a directory": replace_by_directory,
+    "pages destroyed": destroy_pages,
+}
 
 
 def contents(directory: Path) -> dict[str, bytes | None]:

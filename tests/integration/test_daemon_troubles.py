@@ -146,7 +146,7 @@ async def test_a_full_disk_stops_its_sink_alone_until_there_is_room(tmp_path: Pa
                 },
             )
             async with running(config, "--until-complete") as daemon:
-                await daemon.event("sink retrying", sink="full", detail="No space left")
+                await daemon.event("sink retrying", sink="full", detail="no space left")
                 await grown(tmp_path / "free.log", len(expected), daemon)
                 disk.resize("64m")
                 assert await daemon.wait() == 0, daemon.log

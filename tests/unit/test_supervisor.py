@@ -1,0 +1,272 @@
+from __future__ import annotations
+
+import asyncio
+from contextlib import asynccontextmanager, suppress
+from typing import TYPE_CHECKING, cast
+
+import pytest
+from structlog.testing import capture_logs
+
+from forwarder.discovery import Wanted
+from forwarder.errors import SpoolError, SpoolUnavailableError, SpoolUntrustedError
+from forwarder.follower import Follower, FollowSettings
+from forwarder.intake import Intake
+from forwarder.metrics import Metrics
+from forwarder.model import Sandbox, SandboxState, StreamInfo, StreamKey, StreamState
+from forwarder.spool.files import StateDir
+from forwarder.spool.sqlite import open_spool
+from forwarder.supervisor import Supervisor
+from tests.fakes.clock import FakeClock
+from tests.fakes.source import FakeSource, Pause, emit, interrupted
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator
+    from pathlib import Path
+
+
+class ScriptedFollower:
+    """Runs until it is told to end, or fails; cancelling takes as long as `unwinding` is clear."""
+
+    def __init__(self, error: Exception | None) -> None:
+        self.started = asyncio.Event()
+        self.end = asyncio.Event()
+        self.unwinding = asyncio.Event()
+        self.unwinding.set()
+        self.stopped = False
+        self._error = error
+
+    async def run(self) -> StreamState:
+        self.started.set()
+        if self._error is not None:
+            raise self._error
+        try:
+            await self.end.wait()
+        except asyncio.CancelledError:
+            await self.unwinding.wait()
+            self.stopped = True
+            raise
+        return StreamState.COMPLETE
+
+
+class Cast:
+    """Makes followers; the next ones of a sandbox fail as told.
+
+    Attributes:
+        made: All followers of each sandbox, in order.
+        errors: By sandbox: what its next followers raise.
+    """
+
+    def __init__(self) -> None:
+        self.made: dict[str, list[ScriptedFollower]] = {}
+        self.errors: dict[str, list[Exception]] = {}
+
+    def make(self, wanted: Wanted) -> Follower:
+        sandbox_id = wanted.info.key.sandbox_id
+        errors = self.errors.get(sandbox_id)
+        follower = ScriptedFollower(errors.pop(0) if errors else None)
+        self.made.setdefault(sandbox_id, []).append(follower)
+        return cast("Follower", follower)
+
+
+def wanted(sandbox_id: str, container: str = "main", display_name: str = "") -> Wanted:
+    return Wanted(StreamInfo(StreamKey(sandbox_id, container), display_name), "")
+
+
+@asynccontextmanager
+async def running(supervisor: Supervisor) -> AsyncIterator[asyncio.Task[None]]:
+    task = asyncio.create_task(supervisor.run())
+    try:
+        yield task
+    finally:
+        task.cancel()
+        with suppress(asyncio.CancelledError, SpoolError):
+            await task
+
+
+@pytest.fixture
+def clock() -> FakeClock:
+    return FakeClock()
+
+
+async def test_a_stream_has_one_follower_however_often_it_is_wanted(clock: FakeClock) -> None:
+    followers = Cast()
+    supervisor = Supervisor(followers.make, clock=clock)
+    async with running(supervisor):
+        for _ in range(3):
+            supervisor.want([wanted("a"), wanted("b"), wanted("a", display_name="renamed")])
+            await asyncio.sleep(0)
+        assert {key: len(made) for key, made in followers.made.items()} == {"a": 1, "b": 1}
+        assert (supervisor.following, supervisor.finished) == (2, 0)
+
+
+async def test_two_containers_of_a_sandbox_are_two_streams(clock: FakeClock) -> None:
+    followers = Cast()
+    supervisor = Supervisor(followers.make, clock=clock)
+    async with running(supervisor):
+        supervisor.want([wanted("a", "main"), wanted("a", "side")])
+        await asyncio.sleep(0)
+        assert len(followers.made["a"]) == 2
+
+
+async def test_a_stream_that_was_read_to_its_end_is_not_followed_again(clock: FakeClock) -> None:
+    followers = Cast()
+    supervisor = Supervisor(followers.make, clock=clock)
+    async with running(supervisor):
+        supervisor.want([wanted("a")])
+        await asyncio.sleep(0)
+        followers.made["a"][0].end.set()
+        await supervisor.wait_all_final()
+        supervisor.want([wanted("a")])
+        await asyncio.sleep(0)
+        assert len(followers.made["a"]) == 1
+        assert (supervisor.following, supervisor.finished) == (0, 1)
+
+
+async def test_waiting_for_all_to_be_final_waits_for_the_last_one(clock: FakeClock) -> None:
+    followers = Cast()
+    supervisor = Supervisor(followers.make, clock=clock)
+    await supervisor.wait_all_final()
+    async with running(supervisor):
+        supervisor.want([wanted("a"), wanted("b")])
+        waiting = [asyncio.create_task(supervisor.wait_all_final()) for _ in range(2)]
+        await asyncio.sleep(0)
+        followers.made["a"][0].end.set()
+        for _ in range(5):
+            await asyncio.sleep(0)
+        assert not any(one.done() for one in waiting)
+        followers.made["b"][0].end.set()
+        await asyncio.gather(*waiting)
+
+
+async def test_a_bug_in_a_follower_restarts_it_and_no_other(clock: FakeClock) -> None:
+    followers = Cast()
+    followers.errors["a"] = [LookupError("a bug"), LookupError("again")]
+    supervisor = Supervisor(followers.make, clock=clock)
+    with capture_logs() as logs:
+        async with running(supervisor):
+            supervisor.want([wanted("a"), wanted("b")])
+            await clock.slept_times(2)
+            while len(followers.made["a"]) < 3:
+                await asyncio.sleep(0)
+            await followers.made["a"][2].started.wait()
+            assert len(followers.made["b"]) == 1
+            assert supervisor.following == 2
+    assert clock.slept == [0.5, 1.0]
+    assert [one["stream"] for one in logs if one["log_level"] == "error"] == ["a/main"] * 2
+
+
+async def test_a_spool_without_room_does_not_end_the_daemon(clock: FakeClock) -> None:
+    followers = Cast()
+    followers.errors["a"] = [SpoolUnavailableError("no room")]
+    supervisor = Supervisor(followers.make, clock=clock)
+    async with running(supervisor) as task:
+        supervisor.want([wanted("a")])
+        await clock.slept_times(1)
+        while len(followers.made["a"]) < 2:
+            await asyncio.sleep(0)
+        assert not task.done()
+
+
+async def test_a_spool_that_failed_ends_the_daemon_and_every_follower(clock: FakeClock) -> None:
+    followers = Cast()
+    followers.errors["a"] = [SpoolUntrustedError("broken")]
+    supervisor = Supervisor(followers.make, clock=clock)
+    supervisor.want([wanted("b"), wanted("a")])
+    async with running(supervisor) as task:
+        with pytest.raises(SpoolUntrustedError, match="broken"):
+            await task
+        assert followers.made["b"][0].stopped
+
+
+async def test_a_spool_that_failed_before_anybody_looked_is_not_missed(clock: FakeClock) -> None:
+    followers = Cast()
+    followers.errors["a"] = [SpoolUntrustedError("broken")]
+    supervisor = Supervisor(followers.make, clock=clock)
+    supervisor.want([wanted("a")])
+    while not followers.made:
+        await asyncio.sleep(0)
+    with pytest.raises(SpoolUntrustedError, match="broken"):
+        await supervisor.run()
+
+
+async def test_stopping_waits_for_every_follower_and_starts_no_other(clock: FakeClock) -> None:
+    followers = Cast()
+    supervisor = Supervisor(followers.make, clock=clock)
+    async with running(supervisor):
+        supervisor.want([wanted("a"), wanted("b")])
+        await asyncio.sleep(0)
+        slow = followers.made["b"][0]
+        slow.unwinding.clear()
+        stopping = asyncio.create_task(supervisor.stop())
+        while not followers.made["a"][0].stopped:
+            await asyncio.sleep(0)
+        assert not stopping.done()
+        slow.unwinding.set()
+        await stopping
+        assert slow.stopped
+        supervisor.want([wanted("c")])
+        await asyncio.sleep(0)
+        assert "c" not in followers.made
+
+
+async def test_a_cancelled_supervisor_leaves_no_follower_behind(clock: FakeClock) -> None:
+    followers = Cast()
+    supervisor = Supervisor(followers.make, clock=clock)
+    async with running(supervisor) as task:
+        supervisor.want([wanted("a")])
+        await asyncio.sleep(0)
+        task.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await task
+        assert followers.made["a"][0].stopped
+
+
+async def test_a_real_follower_takes_a_stream_that_breaks_and_is_resumed_once(
+    tmp_path: Path, clock: FakeClock
+) -> None:
+    """The whole of the reading side on a scripted source."""
+    source = FakeSource()
+    silence = Pause()
+    source.stream(emit(b"2026-01-02T03:04:05Z one\n2026-01", session="s"), silence, interrupted())
+    source.stream(emit(b"-02T03:04:06Z two\n", session="s", offset=32))
+    source.stream()
+    source.answer("a", Sandbox("a", SandboxState.COMPLETED))
+    metrics = Metrics()
+    spool = await open_spool(StateDir(tmp_path), now=clock.time_ns)
+    intake = Intake(spool, interval_s=0, buffer_bytes=1 << 20, clock=clock, metrics=metrics)
+
+    def make(wanted: Wanted) -> Follower:
+        return Follower(
+            wanted.info,
+            container=wanted.container,
+            source=source,
+            spool=spool,
+            intake=intake,
+            settings=FollowSettings(1 << 20, 5.0, 0.1, 1.0, 60.0),
+            clock=clock,
+            metrics=metrics,
+        )
+
+    supervisor = Supervisor(make, clock=clock)
+    committing = asyncio.create_task(intake.run())
+    async with running(supervisor):
+        supervisor.want([wanted("a")])
+        await silence.reached.wait()
+        await intake.flush()
+        assert metrics.taken_lines == 1
+        silence.until.set()
+        await supervisor.wait_all_final()
+    committing.cancel()
+    frames = await spool.read(0, max_bytes=1000)
+    assert b"".join(one.raw for one in frames) == (
+        b"2026-01-02T03:04:05Z one\n2026-01-02T03:04:06Z two\n"
+    )
+    assert [(one.session_id, one.offset, one.follow) for one in source.requests] == [
+        ("", 0, True),
+        ("s", 32, True),
+        ("", 0, False),
+    ]
+    assert source.open_streams == 0
+    assert (await spool.overview()).streams[0].state is StreamState.COMPLETE
+    await spool.close()
+    await asyncio.gather(committing, return_exceptions=True)
