@@ -35,8 +35,10 @@ if TYPE_CHECKING:
 
 _T = TypeVar("_T")
 
-#: How often a held sink is looked at again: somebody may have mended what holds it.
-HOLD_S = 15.0
+#: How often a held sink is looked at again: soon at first, since whoever broke it may be mending
+#: it right now, and then every few seconds.
+HOLD_INITIAL_S = 1.0
+HOLD_MAX_S = 15.0
 
 
 class SinkHealth(enum.StrEnum):
@@ -75,6 +77,7 @@ class Dispatcher:
         self._clock = clock
         self._log = structlog.get_logger().bind(sink=name)
         self._backoff = Backoff(initial_s=0.25, max_s=30.0, clock=clock)
+        self._hold = Backoff(initial_s=HOLD_INITIAL_S, max_s=HOLD_MAX_S, clock=clock)
         self._cursor: asyncio.Future[Cursor] = asyncio.get_running_loop().create_future()
         self._infos = _Streams()
 
@@ -174,6 +177,7 @@ class Dispatcher:
                 await self._wait_out(error, state)
             else:
                 self._backoff.reset()
+                self._hold.reset()
                 await self._set_health(SinkHealth.RUNNING, "")
                 return changes
 
@@ -196,7 +200,7 @@ class Dispatcher:
             case SinkMisconfiguredError() | BatchRejectedError():
                 # Without a place to set refused records aside, holding keeps them: never a drop.
                 await self._set_health(SinkHealth.HELD, str(error))
-                return HOLD_S * (0.5 + self._clock.random() / 2)
+                return self._hold.next_s()
             case _:
                 self._log.error("sink met a bug", exc_info=error)
                 await self._set_health(SinkHealth.RETRYING, f"bug: {error!r}")

@@ -10,9 +10,9 @@ from forwarder.model import FrameKind, StreamState
 if TYPE_CHECKING:
     import sqlite3
 
-#: Deleted pages are given back to the file system when this many (of 8 KiB) are free: 64 MiB.
-FREE_PAGES = 8192
-_GIVE_BACK_PAGES = 1024
+#: Deleted pages are given back to the file system when this many (of 16 KiB) are free: 64 MiB.
+FREE_PAGES = 4096
+_GIVE_BACK_PAGES = 512
 
 _FOREVER_NS = 2**63 - 1
 

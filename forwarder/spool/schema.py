@@ -17,7 +17,7 @@ SCHEMA_VERSION = 1
 
 #: Before the first table; auto_vacuum lets space be given back after a long outage of a sink.
 CREATE_PRAGMAS = (
-    "PRAGMA page_size = 8192",
+    "PRAGMA page_size = 16384",
     "PRAGMA auto_vacuum = INCREMENTAL",
     f"PRAGMA application_id = {APPLICATION_ID}",
 )

@@ -21,8 +21,8 @@ if TYPE_CHECKING:
 
 _T = TypeVar("_T")
 
-#: Pages of 8 KiB in the WAL before it is copied back: 32 MiB.
-CHECKPOINT_PAGES = 4096
+#: Pages of 16 KiB in the WAL before it is copied back: 32 MiB.
+CHECKPOINT_PAGES = 2048
 
 #: Nothing was stored, and the same may work later.
 _PASSING = {

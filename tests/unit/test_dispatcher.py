@@ -9,7 +9,7 @@ import orjson
 import pytest
 from structlog.testing import capture_logs
 
-from forwarder.dispatcher import HOLD_S, Dispatcher, SinkHealth, make_slice
+from forwarder.dispatcher import HOLD_INITIAL_S, HOLD_MAX_S, Dispatcher, SinkHealth, make_slice
 from forwarder.errors import SpoolError, SpoolUnavailableError, SpoolUntrustedError
 from forwarder.model import Checkpoint, Frame, FrameDraft, FrameKind, StreamInfo, StreamKey
 from forwarder.spool.files import StateDir
@@ -247,11 +247,11 @@ async def test_a_held_sink_is_closed_opened_again_and_drops_nothing(
     await take(spool, b"a", b"b")
     async with running(archive):
         await clock.slept_times(1)
-        assert clock.slept == [HOLD_S / 2]
+        assert clock.slept == [HOLD_INITIAL_S / 2]
         seen = await overview(spool)
         assert (seen.state, seen.detail) == ("held", str(verdict))
         assert sink.calls == ["open", "write 1", "write 2", "close"]
-        clock.advance(HOLD_S)
+        clock.advance(HOLD_MAX_S)
         await archive.wait_past(2)
         assert sink.calls[4:] == ["open", "write 2"]
         seen = await overview(spool)
@@ -266,10 +266,10 @@ async def test_a_sink_that_opens_but_still_cannot_write_stays_held(spool: Sqlite
     with capture_logs() as logs:
         async with running(archive):
             await clock.slept_times(1)
-            clock.advance(HOLD_S)
+            clock.advance(HOLD_MAX_S)
             await clock.slept_times(2)
             assert archive.health is SinkHealth.HELD
-            clock.advance(HOLD_S)
+            clock.advance(HOLD_MAX_S)
             await archive.wait_past(1)
     assert [one["event"] for one in logs] == ["sink running", "sink held", "sink running"]
 
