@@ -22,7 +22,7 @@ from forwarder.follower import Begin, Follower, FollowSettings
 from forwarder.intake import Intake
 from forwarder.metrics import Metrics
 from forwarder.model import Checkpoint, FrameKind, StreamState
-from forwarder.source.resume import Taken
+from forwarder.source.overlap import Taken
 from forwarder.spool.interface import StreamRecord, Tail
 from forwarder.stamps import parse_stamp
 from forwarder.terminal import line_safe

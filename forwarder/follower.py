@@ -116,6 +116,7 @@ class Follower:
         self._backoff = Backoff(
             initial_s=settings.backoff_initial_s, max_s=settings.backoff_max_s, clock=clock
         )
+        self._hold = Backoff(initial_s=1.0, max_s=settings.hold_interval_s, clock=clock)
         self._fruitless = 0
         self._given_up = False
         self._taker: Taker | None = None
@@ -158,6 +159,8 @@ class Follower:
         Raises:
             SpoolError: The spool failed.
         """
+        # If this stream was followed before, in this process: all of that first.
+        await self._intake.flush()
         record = await self._spool.open_stream(self.info)
         if record.state is StreamState.COMPLETE:
             self.state = record.state
@@ -209,14 +212,13 @@ class Follower:
                 self.info.key.sandbox_id, self._container, session_id=session_id, offset=offset
             )
         await self._intake.flush()
-        overlap_ns = self._settings.overlap_ns
         tail = await self._spool.tail(
             self._stream_id,
             from_ns=taker.checkpoint.high_stamp_ns - self._settings.keep_tail_ns,
             max_bytes=TAIL_BYTES,
         )
         taker.reopen(tail)
-        since = since_ns(taker.checkpoint, overlap_ns, tail_from_ns=tail.from_ns)
+        since = since_ns(taker.checkpoint, self._settings.overlap_ns)
         begin = self._begin if since is None else Begin(since)
         return LogRequest(
             self.info.key.sandbox_id,
@@ -248,6 +250,7 @@ class Follower:
         self._metrics.received(len(entries), size)
         self._fruitless = 0
         self._backoff.reset()
+        self._hold.reset()
         if self._intake.full:
             await self._intake.room()
 
@@ -255,7 +258,7 @@ class Follower:
         """Wait before the next attempt: slowly while credentials are refused."""
         delay_s = self._backoff.next_s(error.retry_after_s if error else None)
         if step is Step.HOLD:
-            delay_s = max(delay_s, min(self._settings.hold_interval_s, 2.0**self._backoff.attempts))
+            delay_s = max(delay_s, self._hold.next_s())
         self._metrics.reconnected(step.value)
         await self._clock.sleep(delay_s)
 

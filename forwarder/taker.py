@@ -6,12 +6,11 @@ opened, and how; it is given the entries; it is asked for what can be stored by 
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
-import orjson
-
-from forwarder.model import Block, Checkpoint, FrameDraft, FrameKind, Gap, GapCause
+from forwarder.drafts import Take, TakeDraft
+from forwarder.model import GapCause
 from forwarder.source.lines import LineCutter
 from forwarder.source.overlap import Overlap
 from forwarder.source.resume import (
@@ -26,35 +25,15 @@ from forwarder.stamps import parse_stamp
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
 
+    from forwarder.model import Block, Checkpoint
     from forwarder.source.interface import LogEntry
     from forwarder.spool.interface import Tail
+
+__all__ = ["MISTRUST_AFTER", "Take", "Taker"]
 
 #: After so many disagreements in a row, and no new line between them, a server's offsets are not
 #: looked at on the next stream: every reopening would only meet the next one.
 MISTRUST_AFTER = 3
-
-
-@dataclass(frozen=True, slots=True)
-class Take:
-    """What can be stored by now: frames in order, gap records among them, and the position after.
-
-    Attributes:
-        gaps: The gaps that are among the frames, once more as values.
-    """
-
-    frames: Sequence[FrameDraft]
-    gaps: Sequence[Gap]
-    checkpoint: Checkpoint
-
-
-@dataclass(slots=True)
-class _Taking:
-    """A `Take` in the making."""
-
-    before: Checkpoint
-    now_ns: int
-    frames: list[FrameDraft] = field(default_factory=list)
-    gaps: list[Gap] = field(default_factory=list)
 
 
 class Taker:
@@ -143,7 +122,9 @@ class Taker:
 
     def take(self, now_ns: int) -> Take | None:
         """All whole lines by now; None when there is nothing new, not even a position."""
-        return self._place(_Taking(self.checkpoint, now_ns), self._cutter.take())
+        draft = TakeDraft(self.checkpoint, now_ns)
+        self._add(draft, self._cutter.take())
+        return self._stored(draft)
 
     def finish(self, now_ns: int, *, read_to_end: bool = True) -> Take | None:
         """Everything, also a last line without its newline: the stream has been read to its end.
@@ -153,29 +134,29 @@ class Taker:
             read_to_end: Whether the stream had ended cleanly before: then nothing is missing when
                 not even the last line taken can be read again.
         """
-        taking = _Taking(self.checkpoint, now_ns)
-        self._add(taking, self._cutter.finish())
+        draft = TakeDraft(self.checkpoint, now_ns)
+        self._add(draft, self._cutter.finish())
         overlap = self._overlap
         if overlap is not None:
-            self._add_fresh(taking, overlap.end())
+            self._add_fresh(draft, overlap.end())
             if overlap.unmet and not overlap.lost and not read_to_end:
-                self._declare(taking, GapCause.ANCHOR_LOST, to_ns=0)
-        return self._end(taking)
+                self._declare_gap(draft, GapCause.ANCHOR_LOST)
+        return self._last(draft)
 
     def give_up(self, cause: GapCause, now_ns: int) -> Take:
-        """The end cannot be read any more: keep the unfinished line as it is, and declare a gap."""
-        taking = _Taking(self.checkpoint, now_ns)
-        self._add_rest(taking)
-        self._declare(taking, cause, to_ns=0)
-        take = self._end(taking)
+        """The end cannot be read any more: keep the unfinished line, ended, and declare a gap."""
+        draft = TakeDraft(self.checkpoint, now_ns)
+        self._add_rest(draft)
+        self._declare_gap(draft, cause)
+        take = self._last(draft)
         assert take is not None
         return take
 
     def keep_unfinished(self, now_ns: int) -> Take | None:
         """The stream had been read to its end before, and cannot be read again: keep all of it."""
-        taking = _Taking(self.checkpoint, now_ns)
-        self._add_rest(taking)
-        return self._end(taking)
+        draft = TakeDraft(self.checkpoint, now_ns)
+        self._add_rest(draft)
+        return self._last(draft)
 
     # An unfinished line --------------------------------------------------------------------------
 
@@ -191,150 +172,72 @@ class Taker:
         if _joined(rest).startswith(_joined(self._unfinished)):
             self._unfinished = rest
 
-    def _add_rest(self, taking: _Taking) -> None:
-        """Everything read, when a re-read was cut or could not begin."""
-        self._add(taking, self._cutter.take())
-        rest = self._cutter.finish()
-        self._set_aside(rest)
-        overlap = self._overlap
-        if overlap is None:
-            return
-        beyond = [] if any(map(overlap.may_be_taken, rest)) else rest
-        self._add_fresh(taking, overlap.end())
-        if beyond and overlap.unmet:
-            if self._joining:
-                self._join(taking, beyond[0])
-            self._unfinished = beyond
+    def _add_rest(self, draft: TakeDraft) -> None:
+        """Everything that is known to be new, when a re-read was cut or could not begin."""
+        self._add(draft, self._cutter.take())
+        self._set_aside(self._cutter.finish())
 
-    def _end(self, taking: _Taking) -> Take | None:
-        """The last take: there is no session to go on with."""
+    def _last(self, draft: TakeDraft) -> Take | None:
+        """The last take: an unfinished line stays unfinished, and no session is to be continued."""
         for block in self._unfinished:
-            taking.frames.append(self._draft(block, taking.now_ns))
+            draft.add(block)
         self._unfinished = []
         self._position = SessionPosition()
-        return self._place(taking, ())
-
-    def _close_line(self, taking: _Taking) -> None:
-        """End the line that a gap cuts off, so that nothing can be taken for its rest.
-
-        The newline is ours: what the server sent for it is lost.
-        """
-        rest, self._unfinished = self._unfinished, []
-        at = self.checkpoint
-        if at.open_part and not rest:
-            stamp_ns = at.last_stamp_ns
-            rest = [Block(FrameKind.PART, b"", 1, at.open_part + 1, stamp_ns, stamp_ns)]
-        for block in rest:
-            ended = replace(block, raw=block.raw + b"\n")
-            taking.frames.append(self._draft(ended, taking.now_ns))
+        return self._stored(draft)
 
     # From blocks to frames -----------------------------------------------------------------------
 
-    def _place(self, taking: _Taking, blocks: Iterable[Block]) -> Take | None:
-        """Remove what was taken before, number the rest, and move the checkpoint."""
-        self._add(taking, blocks)
-        self._move_session()
-        if self.checkpoint == taking.before and not taking.gaps:
-            return None
-        return Take(taking.frames, taking.gaps, self.checkpoint)
+    def _stored(self, draft: TakeDraft) -> Take | None:
+        draft.checkpoint = self.checkpoint = self._with_session(draft.checkpoint)
+        return draft.done()
 
-    def _add(self, taking: _Taking, blocks: Iterable[Block]) -> None:
+    def _add(self, draft: TakeDraft, blocks: Iterable[Block]) -> None:
         """Add what of the blocks was not taken before."""
         for block in blocks:
             overlap = self._overlap
             if overlap is None:
-                self._add_fresh(taking, (block,))
+                self._add_fresh(draft, (block,))
                 continue
             removed = overlap.removed
             fresh = overlap.remove(block)
             self.removed += overlap.removed - removed
-            self._add_fresh(taking, fresh)
+            self._add_fresh(draft, fresh)
             if overlap.done:
                 self._overlap = None
 
-    def _add_fresh(self, taking: _Taking, fresh: Iterable[Block]) -> None:
+    def _add_fresh(self, draft: TakeDraft, fresh: Iterable[Block]) -> None:
         for block in fresh:
             if self._joining:
-                self._join(taking, block)
-            taking.frames.append(self._draft(block, taking.now_ns))
+                self._join(draft, block)
+            draft.add(block)
 
-    def _join(self, taking: _Taking, block: Block) -> None:
+    def _join(self, draft: TakeDraft, block: Block) -> None:
         """The first new record since the stream was opened again: is it the one that was next?"""
         self._joining = False
         rest = _joined(self._unfinished)
         continued = block.raw.startswith(rest)
         if self._overlap is None:
-            lost = not continued and not self.checkpoint.next_line
+            lost = not continued and not draft.checkpoint.next_line
         else:
             # With stamp and text an unfinished line tells as well as a whole one what came next.
             found = parse_stamp(rest)
             surely = continued and found is not None and found[1] < len(rest)
-            lost = (self._overlap.lost or self._overlap.unmet) and not surely
+            lost = self._overlap.lost and not surely
         if lost:
-            self._declare(taking, GapCause.ANCHOR_LOST, to_ns=block.first_stamp_ns)
+            self._declare_gap(draft, GapCause.ANCHOR_LOST, to_ns=block.first_stamp_ns)
         self._unfinished = []
 
-    def _declare(self, taking: _Taking, cause: GapCause, *, to_ns: int) -> None:
-        """Put a gap after what was taken."""
-        self._close_line(taking)
-        gap = self._gap(cause, taking.now_ns, to_ns=to_ns)
-        taking.gaps.append(gap)
-        taking.frames.append(self._gap_draft(gap))
+    def _declare_gap(self, draft: TakeDraft, cause: GapCause, *, to_ns: int = 0) -> None:
+        draft.declare_gap(cause, self._unfinished, to_ns=to_ns)
+        self._unfinished = []
 
-    def _draft(self, block: Block, now_ns: int) -> FrameDraft:
-        at = self.checkpoint
-        high_ns = max(at.high_stamp_ns, block.first_stamp_ns, block.last_stamp_ns)
-        self.checkpoint = replace(
-            at,
-            next_line=at.next_line + block.lines,
-            open_part=block.part
-            if block.kind is FrameKind.PART and not block.raw.endswith(b"\n")
-            else 0,
-            last_stamp_ns=block.last_stamp_ns,
-            high_stamp_ns=high_ns,
-        )
-        return FrameDraft(
-            block.kind,
-            block.raw,
-            first_line=at.next_line,
-            lines=block.lines,
-            part=block.part,
-            first_stamp_ns=block.first_stamp_ns,
-            last_stamp_ns=block.last_stamp_ns,
-            high_stamp_ns=high_ns,
-            received_ns=now_ns,
-        )
-
-    def _move_session(self) -> None:
-        """The session's offset of the first byte that is in no frame yet."""
+    def _with_session(self, checkpoint: Checkpoint) -> Checkpoint:
+        """The position with the session's offset of the first byte that is in no frame yet."""
         session_id, offset = self.session
         offset -= self._cutter.buffered_bytes
         if self._overlap is not None or not self._position.covers(offset):
             session_id, offset = "", 0
-        self.checkpoint = replace(self.checkpoint, session_id=session_id, session_offset=offset)
-
-    def _gap_draft(self, gap: Gap) -> FrameDraft:
-        """A gap travels as a frame of its own kind: no log text can look like it."""
-        return FrameDraft(
-            FrameKind.GAP,
-            orjson.dumps(asdict(gap)),
-            first_line=self.checkpoint.next_line,
-            lines=0,
-            part=0,
-            first_stamp_ns=gap.from_stamp_ns,
-            last_stamp_ns=gap.to_stamp_ns,
-            high_stamp_ns=self.checkpoint.high_stamp_ns,
-            received_ns=gap.noticed_ns,
-        )
-
-    def _gap(self, cause: GapCause, now_ns: int, *, to_ns: int) -> Gap:
-        return Gap(
-            cause,
-            after_line=self.checkpoint.next_line - 1,
-            from_stamp_ns=self.checkpoint.last_stamp_ns,
-            to_stamp_ns=to_ns,
-            noticed_ns=now_ns,
-        )
+        return replace(checkpoint, session_id=session_id, session_offset=offset)
 
 
 def _joined(blocks: Iterable[Block]) -> bytes:

@@ -105,8 +105,6 @@ class Overlap:
 
     def may_be_taken(self, block: Block) -> bool:
         """Whether the block, a record's beginning, may be that of one that was taken before."""
-        if self._search is not None:
-            return True
         while self._load_next():
             pass
         rest = self._ahead + self._ahead_unstamped

@@ -13,7 +13,7 @@ from functools import partial
 from itertools import cycle, islice
 from typing import TYPE_CHECKING
 
-from hypothesis import HealthCheck, example, given, settings
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from forwarder.errors import LogStreamError
@@ -239,8 +239,16 @@ class World:
 
 
 TEXTS = st.sampled_from(
-    [b"", b"tick", b"tock", b"\r", b"h\xc3\xa9llo \xe2\x98\x83", b"\xff\x00", b"word " * 20]
-    + [b"".join(b"%d," % n for n in range(60))]
+    [
+        b"",
+        b"tick",
+        b"tock",
+        b"\r",
+        b"h\xc3\xa9llo \xe2\x98\x83",
+        b"\xff\x00",
+        b"word " * 20,
+        b"".join(b"%d," % number for number in range(60)),
+    ]
 )
 ADVANCE_NS = st.sampled_from([0, 0, 0, 1, 1_000_000, 400_000_000, SECOND_NS, 4 * SECOND_NS])
 
@@ -259,6 +267,12 @@ def lines_drawn(
 FAULTS: st.SearchStrategy[Action] = st.one_of(
     st.tuples(st.just("cut"), st.sampled_from([0, 0, 1, 40, 64, 100, 5000]).map(lambda n: (n,))),
     st.tuples(st.just("skip"), st.sampled_from([1, 5, 40]).map(lambda n: (n,))),
+    st.tuples(
+        st.just("resume_with_a_lie"),
+        st.tuples(
+            st.sampled_from([0, 1, 64, 100, 5000]), st.integers(1, 200), st.sampled_from(Lie)
+        ),
+    ),
     st.sampled_from([(name, ()) for name in ("kill", "lose", "unanswered", "name_once")]),
 )
 READS: st.SearchStrategy[Action] = st.tuples(
@@ -338,8 +352,8 @@ class Run:
             lines = self.server.lines
             if unique:
                 text = _unique(len(lines), text)  # noqa: PLW2901 - that is the point
-            if shown or not lines:
-                # The first line is never late: there is nothing before it.
+            if shown or self.server.held_from == len(lines):
+                # What no line is before is stamped; and the very first is never late.
                 stamp_ns = self.clock_ns - (late_ns if lines else 0)
                 self.server.write(stamped(stamp_ns, text))
             else:
@@ -384,6 +398,12 @@ class Run:
     def name_once(self) -> None:
         self.reader.connection.named = False
 
+    def resume_with_a_lie(self, extra_bytes: int, size: int, lie: Lie) -> None:
+        # Never one that makes a replayed entry exactly the one that was asked for: nothing could
+        # tell it from the truth.
+        self.reader.connect(extra_bytes)
+        self.reader.read([size, size], lie=lie, lie_at=0)
+
     def skip(self, size: int) -> None:
         # Offsets that proved wrong three times in a row are not looked at, so that the stream goes
         # on; then nothing tells of bytes that are missing.
@@ -408,7 +428,9 @@ class Run:
         )
         if ending == "refused":
             reader.read_all([1000])
-            reader.read([0])
+            for size in (0, 40):
+                reader.reopen()
+                reader.read([size])
             reader.reopen()
             reader.store(reader.taker.keep_unfinished(now_ns=8))
         else:

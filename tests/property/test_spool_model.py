@@ -105,7 +105,14 @@ drafts = st.builds(
     stamp_ns=st.integers(0, 120),
     last_ns=st.integers(0, 120),
 )
-states = st.none() | st.sampled_from([*StreamState, StreamState.COMPLETE])
+states = st.sampled_from([None, *StreamState, StreamState.COMPLETE, StreamState.COMPLETE])
+parts_of_streams = st.lists(
+    st.tuples(st.sampled_from(KEYS), st.lists(drafts, max_size=3), states),
+    min_size=1,
+    max_size=5,
+    unique_by=lambda part: part[0],
+)
+offsets = st.integers(0, 2**64 - 1)
 changes = st.dictionaries(
     st.sampled_from(["a", "b", "c"]), st.none() | st.binary(max_size=5), max_size=2
 )
@@ -171,15 +178,7 @@ class SpoolMachine(RuleBasedStateMachine):
         assert record.state == known.state
         assert len({stream.id for stream in self.streams.values()}) == len(self.streams)
 
-    @rule(
-        parts=st.lists(
-            st.tuples(st.sampled_from(KEYS), st.lists(drafts, min_size=1, max_size=4), states),
-            min_size=1,
-            max_size=6,
-            unique_by=lambda part: part[0],
-        ),
-        offset=st.integers(0, 2**64 - 1),
-    )
+    @rule(parts=parts_of_streams, offset=offsets)
     def commit(
         self, parts: list[tuple[StreamKey, list[Draft], StreamState | None]], offset: int
     ) -> None:
@@ -194,10 +193,17 @@ class SpoolMachine(RuleBasedStateMachine):
         last_id = self.frames[-1].id if self.frames else 0
         assert self.spool.last_frame_id == last_id
 
-    @rule(key=st.sampled_from(KEYS), state=states, offset=st.integers(0, 2**64 - 1))
-    def commit_a_position(self, key: StreamKey, state: StreamState | None, offset: int) -> None:
-        """A commit without frames."""
-        self.commit([(key, [], state)], offset)
+    @rule(parts=parts_of_streams, more=parts_of_streams, lazy=st.none() | st.sampled_from(SINKS))
+    def work(
+        self,
+        parts: list[tuple[StreamKey, list[Draft], StreamState | None]],
+        more: list[tuple[StreamKey, list[Draft], StreamState | None]],
+        lazy: str | None,
+    ) -> None:
+        """The usual: something comes in, goes out, is deleted, and more comes in."""
+        self.commit(parts, 0)
+        self.drain(lazy)
+        self.commit(more, 0)
 
     def to_commit(
         self, key: StreamKey, chosen: list[Draft], state: StreamState | None, offset: int
@@ -326,22 +332,18 @@ class SpoolMachine(RuleBasedStateMachine):
         self.prune()
 
     @precondition(lambda self: self.sinks)
-    @rule(data=st.data(), changes=changes)
-    def remember(self, data: st.DataObject, changes: dict[str, bytes | None]) -> None:
+    @rule(data=st.data(), changes=changes, health=st.sampled_from(["running", "held"]))
+    def remember(self, data: st.DataObject, changes: dict[str, bytes | None], health: str) -> None:
         name = data.draw(st.sampled_from(sorted(self.sinks)))
         self.run(self.spool.remember(name, changes))
+        self.run(self.spool.note_sink(name, health, "why"))
         self.keep(self.sinks[name], changes)
+        self.sinks[name].health = health
 
     @staticmethod
     def keep(sink: SinkModel, changes: dict[str, bytes | None]) -> None:
         merged = {**sink.remembered, **changes}
         sink.remembered = {key: value for key, value in merged.items() if value is not None}
-
-    @rule(name=st.sampled_from(SINKS), health=st.sampled_from(["running", "held"]))
-    def note_sink(self, name: str, health: str) -> None:
-        self.run(self.spool.note_sink(name, health, "why"))
-        if name in self.sinks:
-            self.sinks[name].health = health
 
     @rule(keep=st.lists(st.sampled_from(SINKS), unique=True))
     def retire_sinks(self, keep: list[str]) -> None:

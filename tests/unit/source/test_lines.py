@@ -42,6 +42,12 @@ def test_an_unfinished_line_waits_for_its_end() -> None:
     assert cutter.buffered_bytes == 0
 
 
+def test_bytes_stay_bytes_also_where_a_character_is_cut_in_two() -> None:
+    line = "2026-01-02T03:04:05Z naïve ☃\r\n".encode() + b"\xff\x00\n"
+    for position in range(len(line)):
+        assert b"".join(raw for _, raw in raws(cut(line[:position], line[position:]))) == line
+
+
 def test_the_end_of_the_stream_ends_a_line_without_its_newline() -> None:
     blocks = cut(b"one\ntwo")
     assert raws(blocks) == [(0, b"one\n"), (0, b"two")]
