@@ -7,8 +7,13 @@ numbered parts, so that memory stays bounded and the stream goes on; joined, the
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 from forwarder.model import Block, FrameKind
 from forwarder.stamps import parse_stamp
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
 
 #: A block is about this long at most: long enough to compress well, short enough to hold many.
 BLOCK_BYTES = 1 << 20
@@ -36,11 +41,14 @@ class LineCutter:
 
     def take(self) -> list[Block]:
         """Everything that is complete by now; what is not stays for the next time."""
-        if not self._pieces:
-            return []
-        data = self._pieces[0] if len(self._pieces) == 1 else b"".join(self._pieces)
-        blocks, end = self._cut(data)
-        self._keep(data[end:] if end else data)
+        blocks: list[Block] = []
+        rest = b""
+        for portion in self._portions():
+            data = rest + portion if rest else portion
+            cut, end = self._cut(data)
+            blocks += cut
+            rest = data[end:]
+        self._keep(rest)
         return blocks
 
     def finish(self) -> list[Block]:
@@ -51,6 +59,26 @@ class LineCutter:
             blocks.append(self._part(rest) if self.open_part else self._lines(rest, 1))
             self._keep(b"")
         return blocks
+
+    def _portions(self) -> Iterator[bytes]:
+        """What is buffered, a block's worth at a time, each cut at a line's end where there is one.
+
+        A block is then a portion as it is: joining the pieces is the only copy that is made.
+        """
+        pieces: list[bytes] = []
+        size = 0
+        for piece in self._pieces:
+            if pieces and size + len(piece) > BLOCK_BYTES:
+                last = pieces.pop()
+                end = last.rfind(b"\n") + 1
+                pieces.append(last[:end])
+                yield b"".join(pieces)
+                pieces = [last[end:]]
+                size = len(last) - end
+            pieces.append(piece)
+            size += len(piece)
+        if pieces:
+            yield b"".join(pieces)
 
     def _keep(self, rest: bytes) -> None:
         self._pieces = [rest] if rest else []

@@ -42,8 +42,12 @@ __all__ = [
 
 SECOND_NS = 1_000_000_000
 
-#: So many of the last bytes received recognise a replay; a stamp alone is half as long.
-SEEN_BYTES = 64
+#: So many of the last bytes received are kept to recognise a replay by.
+SEEN_BYTES = 1024
+
+#: A replay is recognised by so many bytes, twice a stamp, and a line's end among them: the inside of
+#: a line may look the same everywhere.
+RECOGNISED_BYTES = 64
 
 
 class Step(enum.Enum):
@@ -219,7 +223,8 @@ class SessionPosition:
         if known[len(known) - size :] != seen[len(seen) - size :]:
             raise _mismatch("the replay differs from what was read")
         fresh = data[len(known) :]
-        if fresh and not self._agreed and size < SEEN_BYTES:
+        recognised = size >= RECOGNISED_BYTES and b"\n" in known[-size:]
+        if fresh and not (self._agreed or recognised):
             raise _mismatch("too little of the replay is known to recognise it")
         self.offset += len(fresh)
         return fresh

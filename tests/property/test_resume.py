@@ -332,8 +332,8 @@ def worlds(draw: st.DrawFn, *, retention: bool = False, small_tail: bool = False
 
 
 def _unique(number: int, text: bytes) -> bytes:
-    """The text made unique by its first byte, so that also its beginning is."""
-    return bytes([ord("0") + number]) + text
+    """The text made unique by its first byte, so that its beginning is too, and no stamp's."""
+    return bytes([ord("@") + number]) + text
 
 
 class Run:

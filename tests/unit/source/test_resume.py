@@ -13,8 +13,8 @@ from forwarder.errors import (
 )
 from forwarder.model import Checkpoint
 from forwarder.source.resume import (
+    RECOGNISED_BYTES,
     SECOND_NS,
-    SEEN_BYTES,
     SessionLostError,
     SessionPosition,
     Step,
@@ -26,7 +26,7 @@ from forwarder.source.resume import (
 from tests.fakes.log_server import Entry
 
 HUGE = 1 << 63
-SEEN = bytes(range(100))
+SEEN = b"a line\n".rjust(60, b".") + b"another line, unfinished".rjust(40, b".")
 
 
 # What follows the end of a stream -----------------------------------------------------------------
@@ -281,14 +281,21 @@ def test_a_replay_that_differs_from_what_was_read_loses_the_session() -> None:
         resumed(100).accept(Entry(b"x" * 10, "s", 60))
 
 
-@pytest.mark.parametrize(("seen", "replayed"), [(SEEN, SEEN_BYTES - 1), (b"", 80), (b"ab", 80)])
+@pytest.mark.parametrize(
+    ("seen", "replayed"),
+    [
+        (SEEN, RECOGNISED_BYTES - 1),
+        (b"", 80),
+        (b"a\nb", 80),
+        (b"the inside of a line" * 5, 80),
+    ],
+)
 def test_a_replay_of_which_too_little_is_known_loses_the_session(
     seen: bytes, replayed: int
 ) -> None:
     position = resumed(100, seen)
-    data = (seen or SEEN).rjust(100, b"?")[-replayed:]
     with pytest.raises(SessionLostError, match="too little"):
-        position.accept(Entry(data + b"new", "s", 103))
+        position.accept(Entry(seen.rjust(100, b"?")[-replayed:] + b"new", "s", 103))
     assert position.offset == 100
 
 
