@@ -45,8 +45,8 @@ SECOND_NS = 1_000_000_000
 #: So many of the last bytes received are kept to recognise a replay by.
 SEEN_BYTES = 1024
 
-#: A replay is recognised by so many bytes, twice a stamp, and a line's end among them: the inside of
-#: a line may look the same everywhere.
+#: A replay is recognised by so many bytes, twice a stamp, with a line's end among them: the inside
+#: of a line may look the same everywhere.
 RECOGNISED_BYTES = 64
 
 

@@ -119,6 +119,14 @@ class Files:
         """Write the buffers at this offset; returns how many bytes were taken, maybe not all."""
         return os.pwritev(fd, buffers, offset)
 
+    def write_back(self, fd: int, length_bytes: int, offset: int) -> None:
+        """Begin to put these bytes on the disk; those that are there already leave the page cache.
+
+        A wish: the disk has work while the rest is still being copied, and an archive does not
+        push other programs' files out of memory. Pages that are only partly covered stay.
+        """
+        os.posix_fadvise(fd, offset, length_bytes, os.POSIX_FADV_DONTNEED)
+
     def truncate(self, fd: int, length_bytes: int) -> None:
         """Cut the open file."""
         os.ftruncate(fd, length_bytes)

@@ -8,10 +8,12 @@ from datetime import UTC, datetime, timedelta, timezone
 from decimal import Decimal
 from itertools import accumulate, pairwise, zip_longest
 
+import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from forwarder.model import Block, FrameKind
+from forwarder.source import lines
 from forwarder.source.lines import LineCutter
 from forwarder.stamps import MAX_STAMP_NS, decode_lines, format_stamp, parse_stamp
 
@@ -66,9 +68,9 @@ def records(blocks: list[Block]) -> list[tuple[int, int, bytes]]:
         if block.kind is FrameKind.PART:
             found.append((block.part, block.first_stamp_ns, block.raw))
             continue
-        lines = block.raw.split(b"\n")
+        whole = block.raw.split(b"\n")
         stamps, _ = decode_lines(block.raw, block.first_stamp_ns)
-        raws = [line + b"\n" for line in lines[:-1]] + [line for line in lines[-1:] if line]
+        raws = [line + b"\n" for line in whole[:-1]] + [line for line in whole[-1:] if line]
         found += zip([0] * len(raws), stamps, raws, strict=True)
     return found
 
@@ -90,9 +92,9 @@ def check_blocks(data: bytes, blocks: list[Block], limit: int) -> None:
         assert part == 0
         assert block.part == 0
         assert block.raw.endswith(b"\n") or following is None
-        lines = block.raw.removesuffix(b"\n").split(b"\n")
-        assert block.lines == len(lines)
-        assert max(map(len, lines)) <= limit
+        texts = block.raw.removesuffix(b"\n").split(b"\n")
+        assert block.lines == len(texts)
+        assert max(map(len, texts)) <= limit
         stamps, _ = decode_lines(block.raw, block.first_stamp_ns)
         assert (stamps[0], stamps[-1]) == (block.first_stamp_ns, block.last_stamp_ns)
 
@@ -103,11 +105,14 @@ def check_blocks(data: bytes, blocks: list[Block], limit: int) -> None:
     st.lists(st.integers(0, 40), max_size=60),
     st.lists(st.booleans(), max_size=5),
     st.sampled_from([1, 2, 20, 31, 64, 10_000]),
+    st.sampled_from([1, 50, 200, lines.BLOCK_BYTES]),
 )
 def test_the_records_do_not_depend_on_how_the_bytes_were_cut(
-    data: bytes, sizes: list[int], taking: list[bool], limit: int
+    data: bytes, sizes: list[int], taking: list[bool], limit: int, block_bytes: int
 ) -> None:
-    blocks = cut(data, sizes, taking, limit)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(lines, "BLOCK_BYTES", block_bytes)
+        blocks = cut(data, sizes, taking, limit)
     check_blocks(data, blocks, limit)
     assert records(blocks) == records(cut(data, [], [], limit))
 
@@ -118,20 +123,20 @@ def joined(blocks: list[Block]) -> list[tuple[int, bytes, int, int, int]]:
     for one in blocks:
         mine = (one.part, one.raw, one.lines, one.first_stamp_ns, one.last_stamp_ns)
         if found and not one.part and not found[-1][0]:
-            _, raw, lines, first_ns, _ = found.pop()
-            mine = (0, raw + one.raw, lines + one.lines, first_ns, one.last_stamp_ns)
+            _, raw, count, first_ns, _ = found.pop()
+            mine = (0, raw + one.raw, count + one.lines, first_ns, one.last_stamp_ns)
         found.append(mine)
     return found
 
 
 def test_a_text_of_ten_kib_cut_at_every_position_gives_the_same_records() -> None:
-    lines = [
+    written = [
         format_stamp(1_780_000_000_000_000_000 + number * 1_000_003).encode()
         + " naïve ☃ ".encode() * (number % 7)
         + (b"\r\n" if number % 3 else b"\n") * (1 + number % 2)
         for number in range(160)
     ]
-    data = b"".join(lines)[:10_240]
+    data = b"".join(written)[:10_240]
     assert len(data) == 10_240
     whole = joined(cut(data, [], [], 100))
     assert sum(part > 0 for part, *_ in whole) > 20

@@ -135,6 +135,23 @@ def test_a_block_ends_at_a_line_near_its_size(monkeypatch: pytest.MonkeyPatch) -
     ]
 
 
+def test_much_that_was_fed_at_once_is_taken_a_block_at_a_time(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(module, "BLOCK_BYTES", 8)
+    cutter = LineCutter(1000)
+    for piece in (b"abc\nde", b"f\ngh", b"i\n", b"no line's end ", b"here", b"\nj\nk"):
+        cutter.feed(piece)
+    assert raws(cutter.take()) == [
+        (0, b"abc\n"),
+        (0, b"def\nghi\n"),
+        (0, b"no line's end here\n"),
+        (0, b"j\n"),
+    ]
+    assert cutter.buffered_bytes == 1
+    assert raws(cutter.finish()) == [(0, b"k")]
+
+
 def test_a_long_line_does_not_hold_up_the_lines_before_it() -> None:
     assert raws(cut(b"a\nb\n" + b"x" * 25 + b"\nc\nd\n", max_line_bytes=10)) == [
         (0, b"a\nb\n"),
