@@ -18,7 +18,7 @@ from forwarder.admin.systemd import keep_watchdog
 from forwarder.clock import SystemClock
 from forwarder.discovery import Discovery, Selector, Wanted
 from forwarder.dispatcher import Dispatcher
-from forwarder.errors import ConfigError
+from forwarder.errors import ConfigError, SpoolError, SpoolUnavailableError
 from forwarder.follower import Follower, FollowSettings
 from forwarder.intake import Intake
 from forwarder.metrics import Metrics
@@ -29,11 +29,12 @@ from forwarder.supervisor import Supervisor
 from sinks.registry import available
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Callable, Coroutine
+    from collections.abc import AsyncIterator, Callable, Coroutine, Sequence
 
     from forwarder.admin.systemd import ServiceManager
     from forwarder.clock import Clock
     from forwarder.config import SandboxSelector, Settings, SourceSettings
+    from forwarder.model import StreamInfo
     from forwarder.source.interface import LogSource
     from forwarder.spool.sqlite import SqliteSpool
     from sinks.registry import SinkType
@@ -43,6 +44,9 @@ _log = structlog.get_logger()
 
 #: What was read gets at least so long to be committed; if it is not, it is read again.
 _COMMIT_S = 5.0
+
+#: After so long without an answer to discovery the daemon is not ready any more.
+_UNHEARD_AFTER_S = 120.0
 
 #: How often frames that every sink is past are deleted.
 PRUNE_INTERVAL_S = 5.0
@@ -114,6 +118,7 @@ class Daemon:
         source: LogSource,
         clock: Clock,
         manager: ServiceManager,
+        known: Sequence[StreamInfo],
     ) -> None:
         self.settings = settings
         self.spool = spool
@@ -136,6 +141,8 @@ class Daemon:
             interval_s=settings.source.poll_interval,
             clock=clock,
             found=self.supervisor.want,
+            known=known,
+            tell=self._tell_trouble,
         )
         kinds = available()
         self.dispatchers = [
@@ -165,10 +172,12 @@ class Daemon:
             spool = await open_spool(state, now=clock.time_ns)
             source = make_source(settings.source)
             try:
-                retired = await spool.retire_sinks(list(settings.sinks))
+                destinations = {name: sink.destination for name, sink in settings.sinks.items()}
+                retired = await spool.configure_sinks(destinations)
                 for name, pending in retired.items():
                     _log.warning("sink is not configured any more", sink=name, undelivered=pending)
-                yield cls(settings, spool, source, clock, manager)
+                known = await spool.unfinished_streams()
+                yield cls(settings, spool, source, clock, manager, known)
             finally:
                 await source.close()
                 await spool.close()
@@ -267,7 +276,7 @@ class Daemon:
     def _admin(self, address: tuple[str, int]) -> AdminServer:
         health = Health(
             started=lambda: self._started,
-            api_answered=lambda: self.discovery.answered,
+            api_answered=self._api_is_heard,
             spool_writable=lambda: not self.metrics.spool_refusing,
         )
         return AdminServer(
@@ -281,6 +290,18 @@ class Daemon:
     @property
     def _sinks(self) -> list[str]:
         return [dispatcher.name for dispatcher in self.dispatchers]
+
+    async def _tell_trouble(self, text: str) -> None:
+        """Note for `status` why the API does not say which sandboxes there are."""
+        with contextlib.suppress(SpoolUnavailableError):
+            await self.spool.note("discovery", text)
+
+    def _api_is_heard(self) -> bool:
+        """Whether the API has answered, and has not been silent or refusing for a while since."""
+        silent_s = self._clock.monotonic_s() - self.discovery.trouble_since_s
+        return self.discovery.answered and not (
+            self.discovery.trouble and silent_s > _UNHEARD_AFTER_S
+        )
 
     def _make_follower(self, wanted: Wanted) -> Follower:
         return Follower(
@@ -321,19 +342,42 @@ async def run_daemon(
     Raises:
         SpoolError: See `Daemon`.
     """
-    while True:
-        restart = asyncio.Event()
-        async with Daemon.open(settings, manager=manager) as daemon:
-            watching = asyncio.create_task(_watch_reload(reload, load, restart))
-            try:
-                await daemon.run(stop, restart, until_complete=until_complete)
-            finally:
-                watching.cancel()
-                await asyncio.gather(watching, return_exceptions=True)
-        if not restart.is_set() or stop.is_set():
-            return
-        settings = watching.result()
-        manager.notify("RELOADING=1")
+    new: Settings | None = settings
+    while new is not None:
+        try:
+            async with Daemon.open(new, manager=manager) as daemon:
+                settings = new
+                new = await _run_until_reload(
+                    daemon, load, stop=stop, reload=reload, until_complete=until_complete
+                )
+        except SpoolError as error:
+            if new is settings:
+                raise
+            _log.error(
+                "new state_dir cannot be used, the old configuration stays", error=str(error)
+            )
+            new = settings
+        else:
+            manager.notify("RELOADING=1" if new is not None else "STATUS=stopped")
+
+
+async def _run_until_reload(
+    daemon: Daemon,
+    load: Callable[[], Settings],
+    *,
+    stop: asyncio.Event,
+    reload: asyncio.Event,
+    until_complete: bool,
+) -> Settings | None:
+    """Run a daemon to its end; the settings of the one that takes its place, or None."""
+    restart = asyncio.Event()
+    watching = asyncio.create_task(_watch_reload(reload, load, restart))
+    try:
+        await daemon.run(stop, restart, until_complete=until_complete)
+    finally:
+        watching.cancel()
+        await asyncio.gather(watching, return_exceptions=True)
+    return watching.result() if restart.is_set() and not stop.is_set() else None
 
 
 async def _watch_reload(

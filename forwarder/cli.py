@@ -128,7 +128,7 @@ def logs(
         bool, typer.Option("--follow", "-f", help="Go on until the sandbox ends.")
     ] = False,
     tail: Annotated[
-        int | None, typer.Option("--tail", min=0, help="Only so many of the newest lines.")
+        int | None, typer.Option("--tail", min=1, help="Only so many of the newest lines.")
     ] = None,
     since: Annotated[
         str | None,

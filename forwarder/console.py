@@ -203,16 +203,21 @@ class _ConsoleStore:
 
     async def commit(self, commits: Sequence[StreamCommit]) -> None:
         """Write the lines; when this returns they are with the reader, or in a pipe to it."""
+        # Whoever reads our output may pause for ever: that must not keep a signal from being heard.
+        await asyncio.to_thread(self._write, commits)
         for commit in commits:
-            for frame in commit.frames:
-                if frame.kind is not FrameKind.GAP:
-                    self._output.write(self._shown(frame))
-                    self._tail.append(frame)
+            self._tail.extend(one for one in commit.frames if one.kind is not FrameKind.GAP)
             for gap in commit.gaps:
                 self._tell(f"gap after line {gap.after_line + 1}: {gap.cause}")
             self._forget(commit.checkpoint.high_stamp_ns - self._keep_ns)
             if commit.state is not None:
                 self._tell_state(commit.state, commit.detail)
+
+    def _write(self, commits: Sequence[StreamCommit]) -> None:
+        for commit in commits:
+            for frame in commit.frames:
+                if frame.kind is not FrameKind.GAP:
+                    self._output.write(self._shown(frame))
         self._output.flush()
 
     async def tail(self, stream_id: int, *, from_ns: int, max_bytes: int) -> Tail:

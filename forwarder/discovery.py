@@ -7,25 +7,29 @@ deleted positions that way): a follow ends when its own stream has been read to 
 from __future__ import annotations
 
 import asyncio
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
 import structlog
 
 from forwarder.errors import SandboxNotFoundError, SourceError
-from forwarder.model import Container, Sandbox, SandboxState, StreamInfo, StreamKey
+from forwarder.model import Container, StreamInfo, StreamKey
 from forwarder.retry import Backoff, retry_forever
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping, Sequence
+    from collections.abc import Awaitable, Callable, Mapping, Sequence
 
     from forwarder.clock import Clock
+    from forwarder.model import Sandbox
     from forwarder.source.interface import LogSource
 
 _log = structlog.get_logger()
 
+#: How often it is said that the API does not tell which sandboxes there are.
+TROUBLE_INTERVAL_S = 60.0
 
-@dataclass(frozen=True, slots=True)
+
+@dataclass(frozen=True, slots=True, eq=False)
 class Selector:
     """One entry of `sandboxes`: an id, or tags that a sandbox must all have.
 
@@ -47,10 +51,16 @@ class Selector:
 
 @dataclass(frozen=True, slots=True)
 class Wanted:
-    """A stream to follow, and what to call its container when asking the API (empty: primary)."""
+    """A stream to follow.
+
+    Attributes:
+        container: What to call it when asking the API, empty for the primary.
+        seen: Whether the API knows its sandbox.
+    """
 
     info: StreamInfo
     container: str
+    seen: bool = True
 
 
 def wanted_streams(sandbox: Sandbox, selector: Selector) -> list[Wanted]:
@@ -79,12 +89,38 @@ def wanted_streams(sandbox: Sandbox, selector: Selector) -> list[Wanted]:
     return wanted
 
 
+def left_over(
+    selector: Selector, known: Sequence[StreamInfo], found: Sequence[Wanted]
+) -> list[Wanted]:
+    """Streams that were followed before, and that the API does not name any more.
+
+    Their sandbox may have ended and been forgotten while nobody looked; whether its last lines can
+    still be read is the follower's question, and if not, it says so with a gap.
+    """
+    named = {one.info.key for one in found}
+    return [
+        Wanted(replace(info, attributes=selector.attributes), info.key.container, seen=False)
+        for info in known
+        if info.key not in named and _selects(selector, info)
+    ]
+
+
+def _selects(selector: Selector, info: StreamInfo) -> bool:
+    if selector.containers and info.key.container not in selector.containers:
+        return False
+    if selector.id:
+        return selector.id == info.key.sandbox_id
+    return set(selector.tags) <= set(info.tags)
+
+
 class Discovery:
     """Watches for wanted sandboxes and says so, again and again: every selector in its own task.
 
     Attributes:
         complete: Set once every selector has been answered.
         answered: Whether the API has answered anything at all.
+        trouble: Why the API does not say which sandboxes there are, empty while it does.
+        trouble_since_s: Since when, by the monotonic clock.
     """
 
     def __init__(
@@ -95,55 +131,105 @@ class Discovery:
         interval_s: float,
         clock: Clock,
         found: Callable[[Sequence[Wanted]], None],
+        known: Sequence[StreamInfo] = (),
+        tell: Callable[[str], Awaitable[None]] | None = None,
     ) -> None:
-        """Prepare; `found` is told of every wanted stream, known or not, at every look."""
+        """Prepare to look.
+
+        Args:
+            selectors: What is wanted.
+            source: The API.
+            interval_s: How often to look.
+            clock: Time.
+            found: Told of every wanted stream, known or not, at every look.
+            known: Streams that were followed before and not read to their end.
+            tell: Told why looking fails, and with an empty text when it works again.
+        """
         self._selectors = selectors
         self._source = source
         self._interval_s = interval_s
         self._clock = clock
         self._found = found
+        self._known = known
+        self._tell = tell
         self._unseen = len(selectors)
+        self._failing: dict[Selector, str] = {}
         self.complete = asyncio.Event()
         self.answered = False
+        self.trouble_since_s = 0.0
         if not selectors:
             self.complete.set()
+
+    @property
+    def trouble(self) -> str:
+        """The reason of one of the selectors that fail; empty when none does."""
+        return next(iter(self._failing.values()), "")
 
     async def run(self) -> None:
         """Look until cancelled; `complete` is set once every selector has been answered once."""
         async with asyncio.TaskGroup() as tasks:
             for selector in self._selectors:
                 tasks.create_task(self._watch(selector), name=f"discovery {selector}")
+            if self._tell is not None:
+                tasks.create_task(self._tell_trouble(self._tell), name="discovery trouble")
 
     async def _watch(self, selector: Selector) -> None:
         backoff = Backoff(initial_s=0.5, max_s=max(self._interval_s, 30.0), clock=self._clock)
-        quiet = True
-
-        def failed(error: Exception) -> None:
-            nonlocal quiet
-            if quiet:
-                _log.warning("discovery failing", selector=str(selector), error=str(error))
-            quiet = False
 
         async def look() -> Sequence[Wanted]:
             return await self._look(selector)
 
-        seen = False
+        def failed(error: Exception) -> None:
+            self._note_failing(selector, error)
+
+        first = True
         while True:
             wanted = await retry_forever(
                 look, on=SourceError, backoff=backoff, clock=self._clock, failed=failed
             )
-            backoff.reset()
-            quiet = True
-            self.answered = True
-            self._found(wanted)
-            if not seen:
-                seen = True
-                self._unseen -= 1
-                if not self._unseen:
-                    self.complete.set()
-            if selector.id:
+            self._note_working(selector)
+            if first:
+                first = False
+                self._found([*wanted, *left_over(selector, self._known, wanted)])
+                self._note_seen()
+            else:
+                self._found(wanted)
+            if selector.id and all(one.seen for one in wanted):
                 return
-            await self._clock.sleep(self._interval_s)
+            # An id that is not known may be a key of another account's: look again, but slowly.
+            unknown_s = backoff.next_s() if selector.id else 0.0
+            if not selector.id:
+                backoff.reset()
+            await self._clock.sleep(max(self._interval_s, unknown_s))
+
+    def _note_failing(self, selector: Selector, error: Exception) -> None:
+        if not self._failing:
+            self.trouble_since_s = self._clock.monotonic_s()
+        if selector not in self._failing:
+            _log.warning("discovery failing", selector=str(selector), error=str(error))
+        self._failing[selector] = str(error)
+
+    def _note_working(self, selector: Selector) -> None:
+        self.answered = True
+        if self._failing.pop(selector, None) is not None:
+            _log.info("discovery works again", selector=str(selector))
+
+    def _note_seen(self) -> None:
+        self._unseen -= 1
+        if not self._unseen:
+            self.complete.set()
+
+    async def _tell_trouble(self, tell: Callable[[str], Awaitable[None]]) -> None:
+        """Say again and again that new sandboxes are not seen: nothing else would show it."""
+        told = None
+        while True:
+            trouble = self.trouble
+            if trouble != told:
+                await tell(trouble)
+            elif trouble:
+                _log.warning("discovery still failing: new sandboxes are not seen", error=trouble)
+            told = trouble
+            await self._clock.sleep(TROUBLE_INTERVAL_S)
 
     async def _look(self, selector: Selector) -> Sequence[Wanted]:
         """One answer: a named sandbox is wanted even when the API does not know it, to be told."""
@@ -153,6 +239,8 @@ class Discovery:
         try:
             sandbox = await self._source.get_sandbox(selector.id)
         except SandboxNotFoundError:
-            sandbox = Sandbox(selector.id, SandboxState.UNSPECIFIED)
-            return wanted_streams(sandbox, Selector(attributes=selector.attributes))
+            if any(_selects(selector, info) for info in self._known):
+                return left_over(selector, self._known, ())
+            info = StreamInfo(StreamKey(selector.id, ""), attributes=selector.attributes)
+            return [Wanted(info, "", seen=False)]
         return wanted_streams(sandbox, selector)

@@ -90,6 +90,8 @@ class Dispatcher:
         record = await self._patiently(
             lambda: self._spool.open_sink(self.name, from_oldest=self._from_oldest)
         )
+        if record.missed:
+            self._log.error("sink missed lines while it was not configured", lines=record.missed)
         cursor = Cursor(self.name, record.cursor, spool=self._spool, clock=self._clock)
         self._cursor.set_result(cursor)
         state = _State(self.name, self._spool, cursor, dict(record.state))

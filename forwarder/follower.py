@@ -43,8 +43,9 @@ TAIL_BYTES = 64 << 20
 #: A session that cannot be resumed so often in a row, whatever the error, counts as lost.
 RESUMES_MAX = 3
 
-#: "Not found" is asked again this many times before a stream is given up.
-CONFIRMATIONS = 2
+#: "Not found" is asked so often, with doubling pauses, before a stream is given up of which
+#: something was taken; 0.5 s at first makes half a minute.
+CONFIRMATIONS = 6
 
 
 @dataclass(frozen=True, slots=True)
@@ -119,6 +120,7 @@ class Follower:
         self._hold = Backoff(initial_s=1.0, max_s=settings.hold_interval_s, clock=clock)
         self._fruitless = 0
         self._given_up = False
+        self._answered = False
         self._taker: Taker | None = None
         self._stream_id = 0
         self._ready: list[Take] = []
@@ -136,6 +138,11 @@ class Follower:
         news, self._news = self._news, None
         if not takes and news is None:
             return None
+        if any(take.frames for take in takes):
+            # Only what is new is progress: a re-read that brings the same again is none.
+            self._fruitless = 0
+            self._backoff.reset()
+            self._hold.reset()
         gaps = [gap for take in takes for gap in take.gaps]
         for gap in gaps:
             self._log.error("gap", cause=str(gap.cause), after_line=gap.after_line)
@@ -185,7 +192,7 @@ class Follower:
         while not self.state.final:
             self._fruitless += 1
             error = await self._read(taker, await self._open(taker, step))
-            if error is not None and error.code == "connection":
+            if not self._answered:
                 self._fruitless = 0  # nobody answered, so nobody refused: the session may live
             step = next_step(error)
             if step is Step.ASK:
@@ -230,12 +237,15 @@ class Follower:
 
     async def _read(self, taker: Taker, request: LogRequest) -> SourceError | None:
         """Read one stream until it ends; returns why, None for a clean end."""
+        self._answered = False
         try:
             async with self._source.read_logs(request) as batches:
+                self._answered = True
                 self._note(StreamState.FOLLOWING)
                 async for entries in batches:
                     await self._receive(taker, entries)
         except SourceError as error:
+            self._answered |= error.code != "connection"
             return error
         return None
 
@@ -248,9 +258,7 @@ class Follower:
             raise
         self._intake.offer(self, size)
         self._metrics.received(len(entries), size)
-        self._fruitless = 0
-        self._backoff.reset()
-        self._hold.reset()
+        self._given_up = False
         if self._intake.full:
             await self._intake.room()
 
@@ -288,11 +296,12 @@ class Follower:
         )
 
         async def ask() -> Sandbox | None:
-            for _ in range(CONFIRMATIONS):
+            assert self._taker is not None
+            for attempt in range(CONFIRMATIONS if self._taker.holds_any else 2):
                 try:
                     return await self._source.get_sandbox(sandbox_id)
                 except SandboxNotFoundError:
-                    await self._clock.sleep(self._settings.backoff_initial_s)
+                    await self._clock.sleep(self._settings.backoff_initial_s * 2**attempt)
             return None
 
         def failed(error: Exception) -> None:
@@ -314,7 +323,8 @@ class Follower:
         while True:
             error = await self._read(taker, await self._open(taker, Step.REOPEN, follow=False))
             if error is None:
-                self._ready += _some(taker.finish(self._clock.time_ns()))
+                take = taker.finish(self._clock.time_ns(), read_to_end=read_to_end)
+                self._ready += _some(take)
                 self._close(StreamState.COMPLETE, "")
                 return
             if next_step(error) is Step.ASK:
@@ -329,7 +339,7 @@ class Follower:
             self._close_unread(taker, read_to_end=True)
             return
         # Not for good: a key of another account knows no sandbox either, so a restart asks again.
-        if taker.checkpoint.next_line and not self._given_up:
+        if taker.holds_any and not self._given_up:
             self._ready.append(taker.give_up(GapCause.TAIL_UNKNOWN, self._clock.time_ns()))
         self._log.error("sandbox not found", error=str(error))
         self._close(StreamState.NOT_FOUND, "the API does not know this sandbox")

@@ -211,7 +211,6 @@ class GapCause(enum.StrEnum):
     """Why lines are missing, or may be."""
 
     ANCHOR_LOST = "anchor_lost"  # the re-read no longer holds the last line taken
-    OFFSET_JUMP = "offset_jump"  # the session skipped bytes
     TAIL_UNKNOWN = "tail_unknown"  # the sandbox ended and its last lines can no longer be read
 
 

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 import structlog
 
 from forwarder.errors import SpoolError, SpoolUnavailableError
+from forwarder.model import StreamState
 from forwarder.retry import Backoff
 
 if TYPE_CHECKING:
@@ -19,6 +20,9 @@ if TYPE_CHECKING:
     from forwarder.model import StreamKey
 
 _log = structlog.get_logger()
+
+#: A stream whose sandbox is there again, after all, is followed again at most so often.
+REVIVE_AFTER_S = 60.0
 
 
 class Supervisor:
@@ -32,7 +36,8 @@ class Supervisor:
         self._make = make
         self._clock = clock
         self._tasks: dict[StreamKey, asyncio.Task[None]] = {}
-        self._finished: set[StreamKey] = set()
+        self._finished: dict[StreamKey, StreamState] = {}
+        self._given_up_s: dict[StreamKey, float] = {}
         self._failure: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self._changed = asyncio.Event()
         self._stopping = False
@@ -48,13 +53,25 @@ class Supervisor:
         return len(self._finished)
 
     def want(self, wanted: Sequence[Wanted]) -> None:
-        """Follow these streams too, those that are not followed yet; idempotent."""
+        """Follow these streams too, those that are not followed yet; idempotent.
+
+        A stream that was given up because the API did not know its sandbox is followed again when
+        the API does: an incident there must not end a stream for good.
+        """
         if self._stopping:
             return
         for one in wanted:
             key = one.info.key
-            if key not in self._tasks and key not in self._finished:
-                self._tasks[key] = asyncio.create_task(self._keep(one), name=f"follow {key}")
+            if key in self._tasks or not (key not in self._finished or self._is_back(one)):
+                continue
+            self._finished.pop(key, None)
+            self._tasks[key] = asyncio.create_task(self._keep(one), name=f"follow {key}")
+
+    def _is_back(self, wanted: Wanted) -> bool:
+        key = wanted.info.key
+        if self._finished[key] is not StreamState.NOT_FOUND or not wanted.seen:
+            return False
+        return self._clock.monotonic_s() - self._given_up_s[key] >= REVIVE_AFTER_S
 
     async def run(self) -> None:
         """Return never; raises what ends the daemon. When it ends, no follower is left running.
@@ -86,7 +103,7 @@ class Supervisor:
         backoff = Backoff(initial_s=1.0, max_s=60.0, clock=self._clock)
         while True:
             try:
-                await self._make(wanted).run()
+                state = await self._make(wanted).run()
             except SpoolUnavailableError as error:
                 _log.warning("stream waits for the spool", stream=str(key), error=str(error))
             except SpoolError as error:
@@ -97,7 +114,9 @@ class Supervisor:
             else:
                 break
             await self._clock.sleep(backoff.next_s())
-        self._finished.add(key)
+        self._finished[key] = state
+        if state is StreamState.NOT_FOUND:
+            self._given_up_s[key] = self._clock.monotonic_s()
         del self._tasks[key]
         self._changed.set()
 

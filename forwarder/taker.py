@@ -69,6 +69,11 @@ class Taker:
         """The session to resume and the next byte wanted of it; an empty id when there is none."""
         return self._position.session_id, self._position.offset
 
+    @property
+    def holds_any(self) -> bool:
+        """Whether anything of the stream was taken, or waits to be."""
+        return bool(self.checkpoint.next_line or self._cutter.buffered_bytes or self._unfinished)
+
     def resume(self) -> None:
         """The session is continued: what is buffered stays, and the next byte follows it."""
         self._position = self._position.resumed(self._seen)

@@ -84,11 +84,13 @@ class SinkRecord:
     Attributes:
         cursor: The id of the last frame that the sink has; the next frame wanted is after it.
         state: What the sink remembers.
+        missed: Records that were deleted while the sink was not configured; they are lost to it.
     """
 
     name: str
     cursor: int
     state: Mapping[str, bytes] = field(default_factory=dict)
+    missed: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -143,6 +145,15 @@ class StreamOverview:
 
 
 @dataclass(frozen=True, slots=True)
+class Note:
+    """Something that `status` should show besides the numbers, such as why discovery fails."""
+
+    name: str
+    text: str
+    since_ns: int
+
+
+@dataclass(frozen=True, slots=True)
 class SpoolOverview:
     """What the spool knows, for `status` and metrics.
 
@@ -156,6 +167,7 @@ class SpoolOverview:
     size_bytes: int
     streams: Sequence[StreamOverview]
     sinks: Sequence[SinkOverview]
+    notes: Sequence[Note] = ()
 
 
 class StreamStore(Protocol):
@@ -229,8 +241,20 @@ class Spool(StreamStore, Protocol):
         """Say how a sink is, for `status`."""
         ...
 
-    async def retire_sinks(self, keep: Sequence[str]) -> Mapping[str, int]:
-        """Forget all other sinks: they hold no frames back; returns their pending records."""
+    async def configure_sinks(self, destinations: Mapping[str, str]) -> Mapping[str, int]:
+        """Say which sinks there are, and where each writes (empty: not to be compared).
+
+        Others hold no frames back any more; their pending records are returned, by name. Their
+        cursors stay, and one that was renamed is known again by its destination.
+        """
+        ...
+
+    async def unfinished_streams(self) -> Sequence[StreamInfo]:
+        """Every stream that was not read to its end, as it was last known."""
+        ...
+
+    async def note(self, name: str, text: str) -> None:
+        """Write a note down for `status`, or take it away with an empty text."""
         ...
 
     async def prune(self, *, keep_tail_ns: int) -> int:

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 from forwarder.model import StreamKey, StreamState
 from forwarder.spool.files import StateDir, connect_reader
-from forwarder.spool.interface import SinkOverview, SpoolOverview, StreamOverview
+from forwarder.spool.interface import Note, SinkOverview, SpoolOverview, StreamOverview
 from forwarder.spool.statements import guarded
 
 if TYPE_CHECKING:
@@ -77,7 +77,7 @@ def _overview(connection: sqlite3.Connection) -> SpoolOverview:
         )
         for row in connection.execute(
             "SELECT name, state, detail, since_ns, base_lines, delivered, filtered, dead_lettered,"
-            " dropped, cursor_lines, cursor_bytes FROM sink ORDER BY name"
+            " dropped, cursor_lines, cursor_bytes FROM sink WHERE retired_ns = 0 ORDER BY name"
         )
     ]
     return SpoolOverview(
@@ -86,4 +86,8 @@ def _overview(connection: sqlite3.Connection) -> SpoolOverview:
         size_bytes=pages * page_bytes,
         streams=streams,
         sinks=sinks,
+        notes=[
+            Note(*row)
+            for row in connection.execute("SELECT name, text, since_ns FROM note ORDER BY name")
+        ],
     )

@@ -48,7 +48,7 @@ def prune(
 
     A live stream keeps its tail, and at least its newest lines: a re-read is compared with them.
     """
-    everyone = connection.execute("SELECT min(cursor) FROM sink").fetchone()[0]
+    everyone = connection.execute("SELECT min(cursor) FROM sink WHERE retired_ns = 0").fetchone()[0]
     high_ns, state = connection.execute(
         "SELECT high_stamp_ns, state FROM stream WHERE id = ?", (stream_id,)
     ).fetchone()
@@ -58,10 +58,14 @@ def prune(
     chosen = "stream_id = ? AND high_stamp_ns <= ? AND id <> ?"
     deleted = connection.execute(
         f"DELETE FROM frame WHERE id IN (SELECT id FROM frame WHERE {chosen} AND id <= ? LIMIT ?)"  # noqa: S608 - a constant
-        " RETURNING lines, raw_bytes, id",
+        " RETURNING lines, raw_bytes, id, high_stamp_ns",
         (stream_id, upto_ns, spared, everyone or 0, limit),
     ).fetchall()
     if deleted:
+        connection.execute(
+            "UPDATE stream SET pruned_ns = max(pruned_ns, ?) WHERE id = ?",
+            (max(row[3] for row in deleted), stream_id),
+        )
         connection.execute(
             "UPDATE counter SET held_frames = held_frames - ?, held_lines = held_lines - ?,"
             " held_bytes = held_bytes - ?",

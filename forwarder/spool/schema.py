@@ -46,6 +46,8 @@ CREATE TABLE stream (
     -- Text: the API's offsets are unsigned 64-bit, SQLite's integers are signed.
     session_offset TEXT NOT NULL DEFAULT '0',
     bytes INTEGER NOT NULL DEFAULT 0,
+    -- The highest high_stamp_ns of a frame that was deleted: below it the tail is not complete.
+    pruned_ns INTEGER NOT NULL DEFAULT -1,
     state TEXT NOT NULL DEFAULT 'waiting',
     detail TEXT NOT NULL DEFAULT '',
     since_ns INTEGER NOT NULL DEFAULT 0,
@@ -94,9 +96,19 @@ CREATE TABLE sink (
     filtered INTEGER NOT NULL DEFAULT 0,
     dead_lettered INTEGER NOT NULL DEFAULT 0,
     dropped INTEGER NOT NULL DEFAULT 0,
+    -- Where it writes, as its settings say; a renamed sink is found again by it.
+    destination TEXT NOT NULL DEFAULT '',
+    -- When it was taken out of the configuration; 0 while it is in it.
+    retired_ns INTEGER NOT NULL DEFAULT 0,
     state TEXT NOT NULL DEFAULT 'starting',
     detail TEXT NOT NULL DEFAULT '',
     since_ns INTEGER NOT NULL DEFAULT 0
+) STRICT, WITHOUT ROWID;
+
+CREATE TABLE note (
+    name TEXT PRIMARY KEY,
+    text TEXT NOT NULL,
+    since_ns INTEGER NOT NULL
 ) STRICT, WITHOUT ROWID;
 
 CREATE TABLE sink_state (

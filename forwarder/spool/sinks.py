@@ -10,13 +10,17 @@ from forwarder.spool.interface import Delivery, SinkRecord
 
 if TYPE_CHECKING:
     import sqlite3
-    from collections.abc import Iterable, Mapping
+    from collections.abc import Mapping
 
 
 def open_sink(
     connection: sqlite3.Connection, name: str, *, from_oldest: bool, now_ns: int
 ) -> SinkRecord:
-    """Find or make a sink. A new one begins before the oldest frame held, or after the newest."""
+    """Find or make a sink. A new one begins before the oldest frame held, or after the newest.
+
+    One that was not configured for a while goes on where it stood; what was deleted meanwhile is
+    counted as dropped.
+    """
     last_id, total_lines, total_bytes, held_lines, held_bytes = connection.execute(
         "SELECT last_frame_id, total_lines, total_bytes, held_lines, held_bytes FROM counter"
     ).fetchone()
@@ -31,11 +35,14 @@ def open_sink(
         " VALUES (?, ?, ?, ?, ?, ?)",
         (name, begin[0], begin[1], begin[1], begin[2], now_ns),
     )
-    cursor = connection.execute("SELECT cursor FROM sink WHERE name = ?", (name,)).fetchone()[0]
+    cursor, retired_ns = connection.execute(
+        "SELECT cursor, retired_ns FROM sink WHERE name = ?", (name,)
+    ).fetchone()
+    missed = _bring_back(connection, name) if retired_ns else 0
     state = dict(
         connection.execute("SELECT key, value FROM sink_state WHERE sink = ?", (name,)).fetchall()
     )
-    return SinkRecord(name, cursor, state)
+    return SinkRecord(name, cursor, state, missed)
 
 
 def advance(
@@ -94,16 +101,60 @@ def note_sink(
     )
 
 
-def retire_sinks(connection: sqlite3.Connection, keep: Iterable[str]) -> dict[str, int]:
-    """Forget the sinks that are not configured any more; their pending records, by name."""
-    kept = set(keep)
+def configure_sinks(
+    connection: sqlite3.Connection, destinations: Mapping[str, str], now_ns: int
+) -> dict[str, int]:
+    """Take over the configuration's sinks; the pending records of those it no longer has, by name.
+
+    A sink that is not configured any more holds no frames back, but its cursor and what it
+    remembers stay: should it come back, under its name or another one for the same destination,
+    it must not write again what it had written.
+    """
+    known = dict(connection.execute("SELECT name, destination FROM sink").fetchall())
+    for name, destination in destinations.items():
+        if name not in known and destination:
+            _rename(connection, known, destinations, name)
+        connection.execute("UPDATE sink SET destination = ? WHERE name = ?", (destination, name))
     retired: dict[str, int] = {}
     rows = connection.execute(
-        "SELECT name, total_lines - cursor_lines FROM sink, counter"
+        "SELECT name, total_lines - cursor_lines FROM sink, counter WHERE retired_ns = 0"
     ).fetchall()
     for name, pending in rows:
-        if name not in kept:
+        if name not in destinations:
             retired[name] = pending
-            connection.execute("DELETE FROM sink WHERE name = ?", (name,))
-            connection.execute("DELETE FROM sink_state WHERE sink = ?", (name,))
+            connection.execute("UPDATE sink SET retired_ns = ? WHERE name = ?", (now_ns, name))
     return retired
+
+
+def _rename(
+    connection: sqlite3.Connection,
+    known: Mapping[str, str],
+    destinations: Mapping[str, str],
+    name: str,
+) -> None:
+    """Give a sink its new name, if one that is not configured any more wrote to the same place."""
+    for old, destination in known.items():
+        if destination == destinations[name] and old not in destinations:
+            connection.execute("UPDATE sink SET name = ? WHERE name = ?", (name, old))
+            connection.execute("UPDATE sink_state SET sink = ? WHERE sink = ?", (name, old))
+            return
+
+
+def _bring_back(connection: sqlite3.Connection, name: str) -> int:
+    """A sink that was not configured for a while goes on; how many records it missed meanwhile."""
+    held_lines, held_bytes = connection.execute(
+        "SELECT coalesce(sum(frame.lines), 0), coalesce(sum(raw_bytes), 0) FROM sink, frame"
+        " WHERE sink.name = ? AND frame.id > sink.cursor",
+        (name,),
+    ).fetchone()
+    missed, missed_bytes = connection.execute(
+        "SELECT total_lines - cursor_lines - ?, total_bytes - cursor_bytes - ? FROM sink, counter"
+        " WHERE name = ?",
+        (held_lines, held_bytes, name),
+    ).fetchone()
+    connection.execute(
+        "UPDATE sink SET retired_ns = 0, dropped = dropped + ?1, cursor_lines = cursor_lines + ?1,"
+        " cursor_bytes = cursor_bytes + ?2 WHERE name = ?3",
+        (missed, missed_bytes, name),
+    )
+    return int(missed)

@@ -160,9 +160,21 @@ class SqliteSpool:
             lambda connection: sinks.note_sink(connection, sink, state, detail, now_ns)
         )
 
-    async def retire_sinks(self, keep: Sequence[str]) -> Mapping[str, int]:
-        """Forget all other sinks."""
-        return await self._writer.run(lambda connection: sinks.retire_sinks(connection, keep))
+    async def configure_sinks(self, destinations: Mapping[str, str]) -> Mapping[str, int]:
+        """Say which sinks there are, and where each writes."""
+        now_ns = self._now()
+        return await self._writer.run(
+            lambda connection: sinks.configure_sinks(connection, destinations, now_ns)
+        )
+
+    async def unfinished_streams(self) -> Sequence[StreamInfo]:
+        """Every stream that was not read to its end."""
+        return await self._read(statements.unfinished_streams)
+
+    async def note(self, name: str, text: str) -> None:
+        """Write a note down for `status`, or take it away."""
+        now_ns = self._now()
+        await self._writer.run(lambda connection: statements.note(connection, name, text, now_ns))
 
     # The whole -----------------------------------------------------------------------------------
 

@@ -69,6 +69,26 @@ def open_stream(connection: sqlite3.Connection, info: StreamInfo, now_ns: int) -
     return StreamRecord(row[0], info.key, checkpoint, StreamState(row[7]))
 
 
+def unfinished_streams(connection: sqlite3.Connection) -> list[StreamInfo]:
+    """Every stream that was not read to its end."""
+    rows = connection.execute(
+        "SELECT id FROM stream WHERE state <> ? ORDER BY id", (StreamState.COMPLETE,)
+    ).fetchall()
+    return [_stream_info(connection, row[0]) for row in rows]
+
+
+def note(connection: sqlite3.Connection, name: str, text: str, now_ns: int) -> None:
+    """Write a note down for `status`, or take it away with an empty text."""
+    if text:
+        connection.execute(
+            "INSERT INTO note VALUES (?, ?, ?)"
+            " ON CONFLICT (name) DO UPDATE SET text = excluded.text",
+            (name, text, now_ns),
+        )
+    else:
+        connection.execute("DELETE FROM note WHERE name = ?", (name,))
+
+
 def commit(
     connection: sqlite3.Connection,
     commits: Sequence[StreamCommit],
@@ -126,7 +146,13 @@ def _insert_frames(connection: sqlite3.Connection, packed: Sequence[PackedFrame]
 
 
 def tail(connection: sqlite3.Connection, stream_id: int, *, from_ns: int, max_bytes: int) -> Tail:
-    """The newest frames of a stream, from `from_ns` on, cut short at `max_bytes`."""
+    """The newest frames of a stream, from `from_ns` on, as many as there are and `max_bytes` allow.
+
+    It is also cut short when more was deleted than is asked for now: the overlap was made longer.
+    """
+    pruned_ns = connection.execute(
+        "SELECT pruned_ns FROM stream WHERE id = ?", (stream_id,)
+    ).fetchone()[0]
     # Gap records were never sent by a server: a re-read cannot bring them, so they do not count.
     rows = connection.execute(
         f"SELECT {COLUMNS} FROM frame WHERE stream_id = ? AND kind <> ?"  # noqa: S608 - a constant
@@ -135,7 +161,7 @@ def tail(connection: sqlite3.Connection, stream_id: int, *, from_ns: int, max_by
     )
     frames: list[Frame] = []
     size = 0
-    cut_short = False
+    cut_short = pruned_ns >= max(from_ns, 0)
     for row in rows:
         if frames and row[HIGH_STAMP] < from_ns:
             break
@@ -146,7 +172,7 @@ def tail(connection: sqlite3.Connection, stream_id: int, *, from_ns: int, max_by
         frames.append(unpack(row))
     frames.reverse()
     taken = [Taken(one.kind, one.part, one.raw) for one in frames]
-    return Tail(taken, from_ns=frames[0].first_stamp_ns if cut_short else 0)
+    return Tail(taken, from_ns=frames[0].first_stamp_ns if frames and cut_short else 0)
 
 
 def read_frames(

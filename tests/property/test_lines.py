@@ -17,7 +17,7 @@ from forwarder.source import lines
 from forwarder.source.lines import LineCutter
 from forwarder.stamps import MAX_STAMP_NS, decode_lines, format_stamp, parse_stamp
 
-#: Raise it to look longer: `PROPERTY_FACTOR=40 pytest tests/property`.
+#: Raise it to look longer: `PROPERTY_FACTOR=40 pytest --timeout 0 tests/property`.
 FACTOR = int(os.environ.get("PROPERTY_FACTOR", "1"))
 
 STAMPS = st.integers(0, MAX_STAMP_NS).map(lambda ns: format_stamp(ns).encode() + b" ")

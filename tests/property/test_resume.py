@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 
     from tests.fakes.log_server import Connection
 
-#: Raise it to look longer: `PROPERTY_FACTOR=40 pytest tests/property`.
+#: Raise it to look longer: `PROPERTY_FACTOR=40 pytest --timeout 0 tests/property`.
 FACTOR = int(os.environ.get("PROPERTY_FACTOR", "1"))
 
 BEGIN_NS = 1_780_000_000 * SECOND_NS + 123_456_789

@@ -90,10 +90,10 @@ async def test_a_gap_is_kept_as_a_record_even_when_it_is_wider_than_an_integer(
     spool: SqliteSpool,
 ) -> None:
     stream = await spool.open_stream(INFO)
-    gap = Gap(GapCause.OFFSET_JUMP, 4, 5, 6, 7, missing_bytes=2**64 - 1)
+    gap = Gap(GapCause.TAIL_UNKNOWN, 4, 5, 6, 7, missing_bytes=2**64 - 1)
     await spool.commit([StreamCommit(stream.id, [], Checkpoint(), gaps=[gap])])
     found = await spool._read(lambda one: one.execute("SELECT * FROM gap").fetchall())
-    assert found == [(1, stream.id, "offset_jump", 4, 5, 6, 7, 2**63 - 1)]
+    assert found == [(1, stream.id, "tail_unknown", 4, 5, 6, 7, 2**63 - 1)]
     assert (await spool.overview()).streams[0].gaps == 1
 
 
