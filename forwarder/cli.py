@@ -173,7 +173,8 @@ def logs(
         raw=raw or not sys.stdout.isatty(),
     )
     with exits():
-        configure_logs(level="error", form="auto")
+        # What the follower logs as errors is told in plain words, beside the lines.
+        configure_logs(level="critical", form="auto")
         _run_loop(_logs(request, config))
 
 

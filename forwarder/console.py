@@ -21,7 +21,7 @@ from forwarder.errors import SourceUnavailableError, UsageError
 from forwarder.follower import Begin, Follower, FollowSettings
 from forwarder.intake import Intake
 from forwarder.metrics import Metrics
-from forwarder.model import Checkpoint, FrameKind, StreamState
+from forwarder.model import Checkpoint, FrameKind, GapCause, StreamState
 from forwarder.source.overlap import Taken
 from forwarder.spool.interface import StreamRecord, Tail
 from forwarder.stamps import parse_stamp
@@ -95,7 +95,7 @@ async def show_logs(
     Raises:
         SandboxNotFoundError: The API does not know the sandbox.
         CredentialsRefusedError: It refuses our credentials.
-        SourceUnavailableError: It does not answer.
+        SourceUnavailableError: It does not answer, or no longer has anything of the log.
         UsageError: The sandbox has no such container.
         BrokenPipeError: Nobody reads the output any more.
     """
@@ -118,6 +118,10 @@ async def show_logs(
         begin=Begin(request.since_ns, request.tail_lines, request.follow),
     )
     await _until_done(follower, intake)
+    if store.unread:
+        raise SourceUnavailableError(
+            "this sandbox has ended and its log can no longer be read", code="unavailable"
+        )
 
 
 def parse_since(text: str, *, now_ns: int | None = None) -> int:
@@ -196,6 +200,13 @@ class _ConsoleStore:
         self._tell = tell
         self._tail: deque[FrameDraft] = deque()
         self._state = StreamState.WAITING
+        self._any_line = False
+        self._end_unknown = False
+
+    @property
+    def unread(self) -> bool:
+        """Whether the log is over and nothing of it could be read."""
+        return self._end_unknown and not self._any_line
 
     async def open_stream(self, info: StreamInfo) -> StreamRecord:
         """A stream that begins now."""
@@ -207,10 +218,15 @@ class _ConsoleStore:
         await asyncio.to_thread(self._write, commits)
         for commit in commits:
             self._tail.extend(one for one in commit.frames if one.kind is not FrameKind.GAP)
+            self._any_line |= any(one.kind is not FrameKind.GAP for one in commit.frames)
             for gap in commit.gaps:
+                self._end_unknown |= gap.cause is GapCause.TAIL_UNKNOWN
+                if self.unread:
+                    continue
                 self._tell(f"gap after line {gap.after_line + 1}: {gap.cause}")
             self._forget(commit.checkpoint.high_stamp_ns - self._keep_ns)
             if commit.state is not None:
+                self._end_unknown |= commit.state is StreamState.NOT_FOUND
                 self._tell_state(commit.state, commit.detail)
 
     def _write(self, commits: Sequence[StreamCommit]) -> None:

@@ -79,7 +79,8 @@ def run_demo(directory: Path | None) -> bool:
 
     Args:
         directory: Where the output goes, made if it is not there; a new one in the current
-            directory by default. Nothing else is left behind.
+            directory by default: logs/, config.yaml and forwarder.log. Nothing else is left
+            behind.
     """
     return asyncio.run(_run(directory))
 
@@ -259,7 +260,8 @@ async def _prove(stage: _Stage) -> bool:
         if complete
         else "[bold red]The files differ from the logs. That is a bug: please report it.[/bold red]"
     )
-    stage.console.print(f"\n{verdict} The files are in {stage.output}/logs/.")
+    stage.console.print(f"\n{verdict}")
+    stage.console.print(f"{stage.output} holds logs/, config.yaml and forwarder.log.", markup=False)
     return complete
 
 

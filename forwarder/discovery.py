@@ -157,6 +157,7 @@ class Discovery:
         self.complete = asyncio.Event()
         self.answered = False
         self.trouble_since_s = 0.0
+        self._trouble_changed = asyncio.Event()
         if not selectors:
             self.complete.set()
 
@@ -208,11 +209,13 @@ class Discovery:
         if selector not in self._failing:
             _log.warning("discovery failing", selector=str(selector), error=str(error))
         self._failing[selector] = str(error)
+        self._trouble_changed.set()
 
     def _note_working(self, selector: Selector) -> None:
         self.answered = True
         if self._failing.pop(selector, None) is not None:
             _log.info("discovery works again", selector=str(selector))
+            self._trouble_changed.set()
 
     def _note_seen(self) -> None:
         self._unseen -= 1
@@ -223,13 +226,20 @@ class Discovery:
         """Say again and again that new sandboxes are not seen: nothing else would show it."""
         told = None
         while True:
+            self._trouble_changed.clear()
             trouble = self.trouble
             if trouble != told:
                 await tell(trouble)
             elif trouble:
                 _log.warning("discovery still failing: new sandboxes are not seen", error=trouble)
             told = trouble
-            await self._clock.sleep(TROUBLE_INTERVAL_S)
+            changed = asyncio.create_task(self._trouble_changed.wait())
+            waited = asyncio.create_task(self._clock.sleep(TROUBLE_INTERVAL_S))
+            try:
+                await asyncio.wait({changed, waited}, return_when=asyncio.FIRST_COMPLETED)
+            finally:
+                changed.cancel()
+                waited.cancel()
 
     async def _look(self, selector: Selector) -> Sequence[Wanted]:
         """One answer: a named sandbox is wanted even when the API does not know it, to be told."""

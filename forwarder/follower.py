@@ -120,10 +120,11 @@ class Follower:
         self._hold = Backoff(initial_s=1.0, max_s=settings.hold_interval_s, clock=clock)
         self._fruitless = 0
         self._given_up = False
-        self._answered = False
+        self._answered = self._resumed = False
         self._taker: Taker | None = None
         self._stream_id = 0
         self._ready: list[Take] = []
+        self._detail = ""
         self._news: tuple[StreamState, str] | None = None
 
     # What the intake asks ------------------------------------------------------------------------
@@ -139,10 +140,7 @@ class Follower:
         if not takes and news is None:
             return None
         if any(take.frames for take in takes):
-            # Only what is new is progress: a re-read that brings the same again is none.
-            self._fruitless = 0
-            self._backoff.reset()
-            self._hold.reset()
+            self._reset_pauses()
         gaps = [gap for take in takes for gap in take.gaps]
         for gap in gaps:
             self._log.error("gap", cause=str(gap.cause), after_line=gap.after_line)
@@ -212,6 +210,7 @@ class Follower:
 
     async def _open(self, taker: Taker, step: Step, *, follow: bool = True) -> LogRequest:
         """The request that continues the stream, with the taker made ready for its answer."""
+        self._resumed = step is Step.RESUME
         if step is Step.RESUME:
             taker.resume()
             session_id, offset = taker.session
@@ -259,8 +258,18 @@ class Follower:
         self._intake.offer(self, size)
         self._metrics.received(len(entries), size)
         self._given_up = False
+        if size:
+            self._fruitless = 0
+            # The beginning of a re-read may bring what was taken, again and again; all else is new.
+            if self._resumed or not taker.comparing:
+                self._reset_pauses()
         if self._intake.full:
             await self._intake.room()
+
+    def _reset_pauses(self) -> None:
+        """Something new came: the next pause is short again."""
+        self._backoff.reset()
+        self._hold.reset()
 
     async def _pause(self, step: Step, error: SourceError | None) -> None:
         """Wait before the next attempt: slowly while credentials are refused."""
@@ -373,9 +382,9 @@ class Follower:
             level = self._log.warning if state is StreamState.HELD else self._log.info
             if not state.final:
                 level(f"stream {state}", **({"detail": detail} if detail else {}))
-        elif self._news is None and not detail:
+        elif detail == self._detail:
             return
-        self.state = state
+        self.state, self._detail = state, detail
         self._news = (state, detail)
         self._intake.offer(self, 0)
 

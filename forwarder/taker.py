@@ -70,6 +70,11 @@ class Taker:
         return self._position.session_id, self._position.offset
 
     @property
+    def comparing(self) -> bool:
+        """Whether a re-read is under way, of which nobody knows yet what of it is new."""
+        return self._overlap is not None
+
+    @property
     def holds_any(self) -> bool:
         """Whether anything of the stream was taken, or waits to be."""
         return bool(self.checkpoint.next_line or self._cutter.buffered_bytes or self._unfinished)

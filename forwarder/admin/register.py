@@ -158,6 +158,12 @@ REGISTER: Final = (
         lambda sample: [(float(sample.ready),)],
         advice="Alert on 0 for some minutes; /readyz says why.",
     ),
+    _gauge(
+        "discovery_failing",
+        "1 while the API does not say which sandboxes there are: new ones are not seen.",
+        _spool(lambda overview: float(any(note.name == "discovery" for note in overview.notes))),
+        advice="Alert on 1 for some minutes; status says why.",
+    ),
     # Reading: since the process began.
     _counter(
         "received_messages_total",

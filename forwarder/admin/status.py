@@ -7,6 +7,8 @@ meaning. Times are RFC 3339 in UTC with nanoseconds, or null when unknown; sizes
     generated_at  when the document was made
     daemon        running, pid (null when none runs, or when it is not known)
     spool         id, frames, size_bytes
+    notes         name, text, since, state_age_s: what is wrong beside the numbers; `discovery` is
+                  there while the API does not say which sandboxes there are
     totals        streams, streams_by_state, lines, bytes, gaps
     sinks         name, state, detail, since, state_age_s, taken, delivered, filtered,
                   dead_lettered, dropped, pending, pending_bytes
@@ -58,6 +60,10 @@ def status_document(overview: SpoolOverview, *, daemon_pid: int | None, now_ns: 
             "frames": overview.frames,
             "size_bytes": overview.size_bytes,
         },
+        "notes": [
+            {"name": note.name, "text": note.text, **_since(note.since_ns, now_ns)}
+            for note in overview.notes
+        ],
         "totals": {
             "streams": len(overview.streams),
             "streams_by_state": {str(state): states[state] for state in StreamState},

@@ -9,6 +9,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from rich import box
+from rich.cells import cell_len
 from rich.console import Group
 from rich.table import Table
 from rich.text import Text
@@ -19,7 +20,7 @@ if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
     from typing import Any
 
-    from rich.console import RenderableType
+    from rich.console import Console, ConsoleOptions, RenderableType, RenderResult
 
     Record = Mapping[str, Any]
 
@@ -42,6 +43,9 @@ _COLOURS = {
 _TROUBLE = ("held", "not_found", "reconnecting")
 _CALM = ("following", "waiting", "complete")
 
+#: What a table of streams needs beside the ids, for reasons to be readable.
+_OTHER_COLUMNS = 76
+
 _KIBI = 1024
 _UNITS = ("KiB", "MiB", "GiB", "TiB")
 
@@ -55,6 +59,7 @@ def render_status(document: Record, *, streams_shown: int = STREAMS_SHOWN) -> Re
     """
     return Group(
         _heading(document),
+        *[_note(note) for note in document["notes"]],
         Text(),
         _sinks(document["sinks"]),
         Text(),
@@ -78,6 +83,16 @@ def _heading(document: Record) -> Text:
         f"\n  spool {_size(spool['size_bytes'])}, {_count(spool['frames'])} frames", "dim"
     )
     return heading
+
+
+def _note(note: Record) -> Text:
+    """Trouble that no stream and no sink shows."""
+    text = terminal_safe(note["text"])
+    if note["name"] != "discovery":
+        return Text(f"✗ {terminal_safe(note['name'])}: {text}", "bold red")
+    age = _age(note["state_age_s"])
+    for_so_long = f" for {age}" if age else ""
+    return Text(f"✗ discovery failing{for_so_long}: {text}; new sandboxes are not seen", "bold red")
 
 
 def _sinks(sinks: Sequence[Record]) -> RenderableType:
@@ -124,12 +139,32 @@ def _summary(totals: Record) -> Text:
 def _streams(streams: Sequence[Record], shown: int) -> list[RenderableType]:
     if not streams:
         return []
+    seen = sorted(streams, key=_rank)[:shown]
+    rest = len(streams) - shown
+    more = [Text(f"… and {_count(rest)} more; --json shows all", "dim")] if rest > 0 else []
+    return [Text(), _StreamList(seen), *more]
+
+
+class _StreamList:
+    """A table where it fits; else a list, so that every id stays whole and can be copied."""
+
+    def __init__(self, streams: Sequence[Record]) -> None:
+        self._streams = streams
+
+    def __rich_console__(self, _: Console, options: ConsoleOptions) -> RenderResult:
+        longest = max(cell_len(_name(stream)) for stream in self._streams)
+        fits = longest + _OTHER_COLUMNS <= options.max_width
+        yield _stream_table(self._streams) if fits else _stream_list(self._streams)
+
+
+def _stream_table(streams: Sequence[Record]) -> Table:
     table = _table("STREAM", "STATE", "FOR")
+    table.columns[0].no_wrap = True
     table.add_column("LINES", justify="right", no_wrap=True)
     table.add_column("GAPS", justify="right", no_wrap=True)
     table.add_column("LAST LINE")
     table.add_column("REASON", overflow="fold")
-    for stream in sorted(streams, key=_rank)[:shown]:
+    for stream in streams:
         table.add_row(
             Text(_name(stream)),
             _state(stream["state"]),
@@ -139,9 +174,32 @@ def _streams(streams: Sequence[Record], shown: int) -> list[RenderableType]:
             _second(stream["last_stamp"]),
             Text(terminal_safe(stream["detail"])),
         )
-    rest = len(streams) - shown
-    more = [Text(f"… and {_count(rest)} more; --json shows all", "dim")] if rest > 0 else []
-    return [Text(), table, *more]
+    return table
+
+
+def _stream_list(streams: Sequence[Record]) -> Table:
+    grid = Table.grid(padding=(0, 1))
+    grid.add_column()
+    grid.add_column(overflow="fold")
+    for stream in streams:
+        colour = _COLOURS.get(stream["state"], "")
+        grid.add_row(Text("•", colour), _stream_words(stream))
+    return grid
+
+
+def _stream_words(stream: Record) -> Text:
+    words = Text().append(_name(stream), "bold")
+    state = _state(stream["state"])
+    for part in (
+        state.append(f" {_age(stream['state_age_s'])}"),
+        Text(_plural(stream["lines"], "line")),
+        Text(_plural(stream["gaps"], "gap") if stream["gaps"] else "", "bold red"),
+        Text(f"last {_second(stream['last_stamp'])}" if stream["last_stamp"] else ""),
+        Text(terminal_safe(stream["detail"])),
+    ):
+        if part:
+            words.append(" · ").append_text(part)
+    return words
 
 
 def _rank(stream: Record) -> tuple[int, str, str]:

@@ -7,7 +7,9 @@ translated in one place, `foreign_errors`.
 from __future__ import annotations
 
 import contextlib
+import os
 import socket
+import ssl
 from http.cookiejar import CookieJar, DefaultCookiePolicy
 from typing import TYPE_CHECKING
 
@@ -21,7 +23,6 @@ from forwarder.errors import SourceUnavailableError
 from forwarder.source.errors_map import one_line
 
 if TYPE_CHECKING:
-    import ssl
     from collections.abc import Iterator
 
 
@@ -71,7 +72,22 @@ def _describe(error: BaseException) -> str:
     """The cause, where there is one: httpx-aiohttp calls a lost connection a ConnectTimeout."""
     if isinstance(error, httpx.HTTPError) and error.__cause__ is not None:
         error = error.__cause__
+    if isinstance(error, aiohttp.ClientConnectorError):
+        host = f"[{error.host}]" if ":" in error.host else error.host
+        return f"cannot connect to {host}:{error.port}: {_why(error)}"
     return f"{type(error).__name__}: {one_line(str(error))}" if str(error) else type(error).__name__
+
+
+def _why(error: aiohttp.ClientConnectorError) -> str:
+    """Why there is no connection, in the system's words."""
+    if isinstance(error, aiohttp.ClientConnectorCertificateError):
+        return one_line(str(error.certificate_error))
+    cause = error.os_error
+    if isinstance(cause, socket.gaierror):
+        return one_line(cause.strerror or str(cause)).lower()
+    if cause.errno is None or isinstance(cause, ssl.SSLError):
+        return one_line(str(cause))
+    return os.strerror(cause.errno).lower()
 
 
 def new_client(ssl_context: ssl.SSLContext | None, *, secure: bool) -> httpx.AsyncClient:

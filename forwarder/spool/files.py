@@ -167,6 +167,7 @@ def connect_reader(state: StateDir) -> sqlite3.Connection:
     Raises:
         SpoolUntrustedError: There is none, or it cannot be read.
     """
+    _require_there(state)
     connection: sqlite3.Connection | None = None
     try:
         connection = sqlite3.connect(
@@ -183,6 +184,18 @@ def connect_reader(state: StateDir) -> sqlite3.Connection:
             connection.close()
         raise SpoolUntrustedError(f"{state.database} cannot be read: {error}") from error
     return connection
+
+
+def _require_there(state: StateDir) -> None:
+    """Say plainly that no daemon was here: SQLite only says that it cannot open a file."""
+    try:
+        begun = state.database.exists() or state.marker.exists()
+    except OSError as error:
+        raise SpoolUntrustedError(f"{state.database} cannot be read: {error}") from error
+    if not begun:
+        raise SpoolUntrustedError(
+            f"nothing here yet: no daemon has run with state_dir {state.path}"
+        )
 
 
 def _make(state: StateDir) -> None:

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
 
 def open_sink(
-    connection: sqlite3.Connection, name: str, *, from_oldest: bool, now_ns: int
+    connection: sqlite3.Connection, name: str, *, from_oldest: bool, destination: str, now_ns: int
 ) -> SinkRecord:
     """Find or make a sink. A new one begins before the oldest frame held, or after the newest.
 
@@ -31,9 +31,9 @@ def open_sink(
             begin = (oldest_id - 1, total_lines - held_lines, total_bytes - held_bytes)
     connection.execute(
         "INSERT OR IGNORE INTO sink"
-        " (name, cursor, base_lines, cursor_lines, cursor_bytes, since_ns)"
-        " VALUES (?, ?, ?, ?, ?, ?)",
-        (name, begin[0], begin[1], begin[1], begin[2], now_ns),
+        " (name, cursor, base_lines, cursor_lines, cursor_bytes, destination, since_ns)"
+        " VALUES (?, ?, ?, ?, ?, ?, ?)",
+        (name, begin[0], begin[1], begin[1], begin[2], destination, now_ns),
     )
     cursor, retired_ns = connection.execute(
         "SELECT cursor, retired_ns FROM sink WHERE name = ?", (name,)
@@ -110,7 +110,12 @@ def configure_sinks(
     remembers stay: should it come back, under its name or another one for the same destination,
     it must not write again what it had written.
     """
-    known = dict(connection.execute("SELECT name, destination FROM sink").fetchall())
+    # Of several that wrote to the same place, the one that did so last is the one to go on with.
+    known = dict(
+        connection.execute(
+            "SELECT name, destination FROM sink ORDER BY retired_ns > 0, retired_ns DESC"
+        ).fetchall()
+    )
     for name, destination in destinations.items():
         if name not in known and destination:
             _rename(connection, known, destinations, name)

@@ -58,6 +58,7 @@ class SqliteSpool:
         self._infos: dict[int, StreamInfo] = {}
         self._recent = _RecentFrames()
         self._grown = asyncio.Event()
+        self._destinations: Mapping[str, str] = {}
         self._unpruned: set[int] = set()
         self._surveyed = False
         self._closed = False
@@ -121,7 +122,11 @@ class SqliteSpool:
         now_ns = self._now()
         return await self._writer.run(
             lambda connection: sinks.open_sink(
-                connection, name, from_oldest=from_oldest, now_ns=now_ns
+                connection,
+                name,
+                from_oldest=from_oldest,
+                destination=self._destinations.get(name, ""),
+                now_ns=now_ns,
             )
         )
 
@@ -163,6 +168,7 @@ class SqliteSpool:
     async def configure_sinks(self, destinations: Mapping[str, str]) -> Mapping[str, int]:
         """Say which sinks there are, and where each writes."""
         now_ns = self._now()
+        self._destinations = destinations
         return await self._writer.run(
             lambda connection: sinks.configure_sinks(connection, destinations, now_ns)
         )

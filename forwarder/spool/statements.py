@@ -151,7 +151,7 @@ def tail(connection: sqlite3.Connection, stream_id: int, *, from_ns: int, max_by
     It is also cut short when more was deleted than is asked for now: the overlap was made longer.
     """
     pruned_ns = connection.execute(
-        "SELECT pruned_ns FROM stream WHERE id = ?", (stream_id,)
+        "SELECT coalesce(max(pruned_ns), -1) FROM stream WHERE id = ?", (stream_id,)
     ).fetchone()[0]
     # Gap records were never sent by a server: a re-read cannot bring them, so they do not count.
     rows = connection.execute(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import shutil
+import sys
 import tempfile
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -53,6 +54,9 @@ KEEP_TAIL_NS = 30
 KEYS = [StreamKey(f"sbx-{number}", name) for number in range(4) for name in ("", "side")]
 SINKS = ["archive", "alerts", "metrics", "audit", "search", "spare"]
 
+#: Where sinks write; two have no place of their own.
+PLACES = ["/a", "/b", "/c", "/d", "", ""]
+
 
 @dataclass
 class Draft:
@@ -90,6 +94,9 @@ class SinkModel:
     delivery: Delivery = field(default_factory=Delivery)
     remembered: dict[str, bytes] = field(default_factory=dict)
     health: str = "starting"
+    destination: str = ""
+    retired: int = 0
+    missed: set[int] = field(default_factory=set)
 
     @property
     def done(self) -> int:
@@ -126,8 +133,10 @@ class SpoolMachine(RuleBasedStateMachine):
         self.runner = asyncio.Runner()
         self.root = Path(tempfile.mkdtemp(prefix="spool-model-", dir=FAST))
         self.lives = 0
+        self.retirements = 0
         self.streams: dict[StreamKey, StreamModel] = {}
-        self.sinks: dict[str, SinkModel] = {}
+        self.known_sinks: dict[str, SinkModel] = {}
+        self.destinations: dict[str, str] = {}
         self.frames: list[Stored] = []
         self.held: set[int] = set()
         self.spool = self.start(self.home())
@@ -140,7 +149,8 @@ class SpoolMachine(RuleBasedStateMachine):
 
     def start(self, state: StateDir) -> SqliteSpool:
         state.path.mkdir(exist_ok=True)
-        return self.run(open_spool(state, now=lambda: 1))
+        self.destinations = {}
+        return self.run(open_spool(state, now=lambda: self.retirements + 1))
 
     def teardown(self) -> None:
         self.run(self.spool.close())
@@ -153,6 +163,11 @@ class SpoolMachine(RuleBasedStateMachine):
 
     def of(self, key: StreamKey) -> list[Stored]:
         return [one for one in self.frames if one.stream == key]
+
+    @property
+    def sinks(self) -> dict[str, SinkModel]:
+        """Those that are configured."""
+        return {name: sink for name, sink in self.known_sinks.items() if not sink.retired}
 
     @property
     def lowest_cursor(self) -> int:
@@ -275,9 +290,10 @@ class SpoolMachine(RuleBasedStateMachine):
     @rule(name=st.sampled_from(SINKS), from_oldest=st.booleans())
     def open_sink(self, name: str, from_oldest: bool) -> None:
         record = self.run(self.spool.open_sink(name, from_oldest=from_oldest))
-        if name not in self.sinks:
+        if name not in self.known_sinks:
             begin = min(self.held) - 1 if from_oldest and self.held else len(self.frames)
-            self.sinks[name] = SinkModel(begin)
+            self.known_sinks[name] = SinkModel(begin, destination=self.destinations.get(name, ""))
+        assert record.missed == self.bring_back(self.known_sinks[name])
         assert record.cursor == self.sinks[name].cursor
         assert record.state == self.sinks[name].remembered
         self.read_backlog(name)
@@ -345,14 +361,48 @@ class SpoolMachine(RuleBasedStateMachine):
         merged = {**sink.remembered, **changes}
         sink.remembered = {key: value for key, value in merged.items() if value is not None}
 
-    @rule(keep=st.lists(st.sampled_from(SINKS), unique=True))
-    def retire_sinks(self, keep: list[str]) -> None:
+    def bring_back(self, sink: SinkModel) -> int:
+        """What was deleted while a sink was not configured is dropped, and counted once."""
+        if not sink.retired:
+            return 0
+        sink.retired = 0
+        gone = {one.id: one.draft.lines for one in self.frames if one.id > sink.cursor}
+        missed = set(gone) - self.held - sink.missed
+        sink.missed |= missed
+        lines = sum(gone[one] for one in missed)
+        sink.delivery += Delivery(dropped=lines)
+        return lines
+
+    @rule(names=st.lists(st.sampled_from(SINKS), unique=True), places=st.permutations(PLACES))
+    def configure_sinks(self, names: list[str], places: list[str]) -> None:
+        destinations = dict(zip(names, places, strict=False))
+        self.rename_sinks(destinations)
         pending = {
-            name: self.pending(sink) for name, sink in self.sinks.items() if name not in keep
+            name: self.pending(sink)
+            for name, sink in self.sinks.items()
+            if name not in destinations
         }
-        assert self.run(self.spool.retire_sinks(keep)) == pending
+        assert self.run(self.spool.configure_sinks(destinations)) == pending
+        self.destinations = destinations
+        self.retirements += 1
         for name in pending:
-            del self.sinks[name]
+            self.known_sinks[name].retired = self.retirements
+        for name in destinations.keys() & self.known_sinks.keys():
+            self.known_sinks[name].destination = destinations[name]
+
+    def rename_sinks(self, destinations: dict[str, str]) -> None:
+        """A new name for a known destination is the sink that wrote there last."""
+        for name, place in destinations.items():
+            if name in self.known_sinks or not place:
+                continue
+            olds = [
+                old
+                for old, sink in self.known_sinks.items()
+                if sink.destination == place and old not in destinations
+            ]
+            if olds:
+                old = max(olds, key=lambda old: self.known_sinks[old].retired or sys.maxsize)
+                self.known_sinks[name] = self.known_sinks.pop(old)
 
     def pending(self, sink: SinkModel) -> int:
         return sum(one.draft.lines for one in self.after(sink.cursor))

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from forwarder.model import StreamKey, StreamState
-from forwarder.spool.interface import SinkOverview, SpoolOverview, StreamOverview
+from forwarder.spool.interface import Note, SinkOverview, SpoolOverview, StreamOverview
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -56,7 +56,14 @@ def stream(
     )
 
 
+def note(text: str, name: str = "discovery", *, since_ns: int = NOW_NS - 185 * S) -> Note:
+    return Note(name, text, since_ns)
+
+
 def overview(
-    *, sinks: Sequence[SinkOverview] = (), streams: Sequence[StreamOverview] = ()
+    *,
+    sinks: Sequence[SinkOverview] = (),
+    streams: Sequence[StreamOverview] = (),
+    notes: Sequence[Note] = (),
 ) -> SpoolOverview:
-    return SpoolOverview("spool-1", 7, 64 << 20, list(streams), list(sinks))
+    return SpoolOverview("spool-1", 7, 64 << 20, list(streams), list(sinks), list(notes))

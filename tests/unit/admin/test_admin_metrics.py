@@ -13,7 +13,7 @@ from forwarder.admin.register import REGISTER, SINK_STATES, Kind
 from forwarder.dispatcher import SinkHealth
 from forwarder.metrics import Metrics
 from forwarder.model import GapCause, StreamState
-from tests.unit.admin.overviews import overview, sink, stream
+from tests.unit.admin.overviews import note, overview, sink, stream
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -149,6 +149,13 @@ def test_the_counters_of_the_process_are_shown(exposition: Exposition) -> None:
     assert value(series, "ready") == 0
     assert value(series, "spool_size_bytes") == 64 << 20
     assert value(series, "spool_frames") == 7
+
+
+def test_a_discovery_that_fails_is_a_series_of_its_own(exposition: Exposition) -> None:
+    other = overview(notes=[note("rain", "weather")])
+    assert value(scrape(exposition, other), "discovery_failing") == 0
+    failing = overview(notes=[note("unavailable: down")])
+    assert value(scrape(exposition, failing), "discovery_failing") == 1
 
 
 def test_without_the_spool_the_process_still_speaks_and_says_so(exposition: Exposition) -> None:

@@ -11,7 +11,7 @@ from rich.console import Console
 from forwarder.admin.status import render_status, status_document, status_json
 from forwarder.model import StreamState
 from forwarder.terminal import terminal_safe
-from tests.unit.admin.overviews import NOW_NS, S, overview, sink, stream
+from tests.unit.admin.overviews import NOW_NS, S, note, overview, sink, stream
 
 if TYPE_CHECKING:
     from forwarder.spool.interface import SpoolOverview
@@ -38,12 +38,24 @@ def view(seen: SpoolOverview, *, pid: int | None = 42, width: int = 200) -> str:
 
 
 def test_the_document_has_this_shape() -> None:
-    seen = overview(sinks=[sink(detail="disk full", state="held")], streams=[stream(gaps=1)])
+    seen = overview(
+        sinks=[sink(detail="disk full", state="held")],
+        streams=[stream(gaps=1)],
+        notes=[note("unavailable: down")],
+    )
     assert status_document(seen, daemon_pid=42, now_ns=NOW_NS) == {
         "format": 1,
         "generated_at": "2026-01-02T03:04:05.000000000Z",
         "daemon": {"running": True, "pid": 42},
         "spool": {"id": "spool-1", "frames": 7, "size_bytes": 67108864},
+        "notes": [
+            {
+                "name": "discovery",
+                "text": "unavailable: down",
+                "since": "2026-01-02T03:01:00.000000000Z",
+                "state_age_s": 185,
+            }
+        ],
         "totals": {
             "streams": 1,
             "streams_by_state": {
@@ -226,9 +238,38 @@ def test_ages_are_shown_in_their_two_largest_units(age_s: int, expected: str) ->
     assert f" {expected} " in shown
 
 
-@pytest.mark.parametrize("width", [72, 80])
-def test_a_plain_old_terminal_shows_every_id_whole(width: int) -> None:
-    sandbox_id = "sbx-" + "0123456789" * 3
-    shown = view(overview(streams=[stream(sandbox_id)]), width=width)
-    column = "".join(line.split(" ")[0] for line in shown.splitlines())
-    assert f"{sandbox_id}/main" in column
+@pytest.mark.parametrize("width", [40, 72, 80, 120, 200])
+def test_an_id_can_be_copied_whole_from_any_terminal_however_long_the_reason(width: int) -> None:
+    sandbox_id = "0198c4f2-7d1e-7b33-9a51-2c5be0c8d913"
+    seen = [
+        stream(sandbox_id, StreamState.RECONNECTING, container="", detail="no answer " * 20, gaps=2)
+    ]
+    shown = view(overview(streams=seen), width=width)
+    assert any(sandbox_id in line for line in shown.splitlines())
+    assert shown.count("answer") == 20
+    assert max(map(len, shown.splitlines())) <= width
+
+
+@pytest.mark.parametrize("text", HOSTILE)
+def test_nothing_from_outside_acts_on_a_narrow_terminal_either(text: str) -> None:
+    shown = view(overview(streams=[stream(text, display_name=text, detail=text)]), width=60)
+    assert all(character.isprintable() or character == "\n" for character in shown)
+
+
+def test_a_discovery_that_fails_is_told_at_the_top_with_its_reason() -> None:
+    shown = view(overview(notes=[note("unauthenticated: bad key")], sinks=[sink()]))
+    line = "✗ discovery failing for 3m 5s: unauthenticated: bad key; new sandboxes are not seen"
+    assert line in shown
+    assert shown.index(line) < shown.index("SINK")
+    assert "discovery" not in view(overview(sinks=[sink()]))
+
+
+def test_any_other_note_is_shown_by_its_name() -> None:
+    assert "✗ weather: rain" in view(overview(notes=[note("rain", "weather")]))
+
+
+@pytest.mark.parametrize("text", HOSTILE)
+def test_a_note_does_not_act_on_the_terminal(text: str) -> None:
+    shown = view(overview(notes=[note(text), note(text, text)]), width=400)
+    assert all(character.isprintable() or character == "\n" for character in shown)
+    assert shown.count(terminal_safe(text)) == 3

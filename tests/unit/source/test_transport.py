@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import errno
 import inspect
 import socket
 import ssl
@@ -114,6 +115,58 @@ def test_a_wrapped_cause_is_the_one_named() -> None:
         foreign_errors("GetSandbox"),
     ):
         raise wrapped
+
+
+def connector_key(host: str) -> ConnectionKey:
+    return ConnectionKey(
+        host, 443, is_ssl=True, ssl=True, proxy=None, proxy_auth=None, proxy_headers_hash=None
+    )
+
+
+@pytest.mark.parametrize(
+    ("host", "cause", "expected"),
+    [
+        (
+            "127.0.0.1",
+            OSError(errno.ECONNREFUSED, "Connect call failed ('127.0.0.1', 443)"),
+            "cannot connect to 127.0.0.1:443: connection refused",
+        ),
+        (
+            "::1",
+            OSError(errno.EHOSTUNREACH, "Connect call failed"),
+            "cannot connect to [::1]:443: no route to host",
+        ),
+        (
+            "api.invalid",
+            socket.gaierror(socket.EAI_NONAME, "Name or service not known"),
+            "cannot connect to api.invalid:443: name or service not known",
+        ),
+        (
+            "h",
+            OSError("Multiple exceptions: a\nb"),
+            "cannot connect to h:443: Multiple exceptions:",
+        ),
+        ("h", ssl.SSLError(1, "wrong version number"), "wrong version number"),
+    ],
+)
+def test_a_connection_that_cannot_be_made_is_told_in_words(
+    host: str, cause: OSError, expected: str
+) -> None:
+    with pytest.raises(SourceUnavailableError) as caught, foreign_errors("GetSandbox"):
+        raise aiohttp.ClientConnectorError(connector_key(host), cause)
+    text = str(caught.value)
+    assert expected in text
+    assert "\n" not in text
+    assert "ssl:" not in text
+
+
+def test_a_certificate_that_is_not_trusted_is_told_with_its_reason() -> None:
+    refused = ssl.SSLCertVerificationError(1, "certificate verify failed: self-signed certificate")
+    with (
+        pytest.raises(SourceUnavailableError, match=r"h:443: .*self-signed certificate"),
+        foreign_errors("GetSandbox"),
+    ):
+        raise aiohttp.ClientConnectorCertificateError(connector_key("h"), refused)
 
 
 @pytest.mark.parametrize("kind", [asyncio.CancelledError, ValueError, RuntimeError])

@@ -235,10 +235,18 @@ def test_a_directory_that_may_not_be_entered_is_refused(state: StateDir) -> None
         state.path.chmod(0o700)
 
 
-def test_a_reader_never_makes_a_spool(state: StateDir) -> None:
+def test_a_reader_never_makes_a_spool_and_says_that_there_was_none(state: StateDir) -> None:
+    with pytest.raises(SpoolUntrustedError, match="nothing here yet: no daemon has run with") as no:
+        connect_reader(state)
+    assert str(state.path) in str(no.value)
+    assert contents(state.path) == {}
+
+
+def test_a_reader_does_not_call_a_spool_that_is_gone_a_beginning(state: StateDir) -> None:
+    make(state)
+    state.database.unlink()
     with pytest.raises(SpoolUntrustedError, match="cannot be read"):
         connect_reader(state)
-    assert contents(state.path) == {}
 
 
 def test_a_reader_cannot_write(state: StateDir) -> None:

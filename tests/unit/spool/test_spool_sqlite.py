@@ -335,12 +335,89 @@ async def test_a_retired_sink_holds_nothing_back_and_its_backlog_is_told(
     await spool.commit([commit(stream.id, frame(lines=5), state=StreamState.COMPLETE)])
     await spool.advance("archive", 1, {}, Delivery(delivered=5))
     assert await spool.prune(keep_tail_ns=0) == 0
-    assert await spool.retire_sinks(["archive"]) == {"gone": 5}
+    assert await spool.configure_sinks({"archive": ""}) == {"gone": 5}
+    assert await spool.configure_sinks({"archive": ""}) == {}, "told once"
+    assert [one.name for one in (await spool.overview()).sinks] == ["archive"]
     assert await spool.prune(keep_tail_ns=0) == 1
-    assert (await spool.open_sink("gone", from_oldest=True)).state == {}
+
+
+async def test_a_sink_that_is_configured_again_goes_on_and_counts_what_it_missed(
+    spool: SqliteSpool,
+) -> None:
+    stream = await spool.open_stream(INFO)
+    for name in ("archive", "back"):
+        await spool.open_sink(name, from_oldest=True)
+    await spool.remember("back", {"key": b"value"})
+    frames = [frame(line=line, at_ns=100 + line) for line in range(4)]
+    await spool.commit([commit(stream.id, *frames)])
+    await spool.advance("back", 1, {}, Delivery(delivered=1))
+    await spool.advance("archive", 4, {}, Delivery(delivered=4))
+    await spool.configure_sinks({"archive": ""})
+    assert await spool.prune(keep_tail_ns=0) == 3, "all but the newest line of a live stream"
+    for times in ("at first", "and at a restart"):
+        await spool.configure_sinks({"archive": "", "back": ""})
+        back = await spool.open_sink("back", from_oldest=False)
+        assert (back.cursor, back.state) == (1, {"key": b"value"}), times
+        assert back.missed == (2 if times == "at first" else 0), times
+        numbers = (await spool.overview()).sinks[1]
+        assert (numbers.taken, numbers.delivered, numbers.dropped, numbers.pending) == (4, 1, 2, 1)
+    await spool.advance("back", 4, {}, Delivery(delivered=1))
+    assert (await spool.overview()).sinks[1].pending == 0
+
+
+@pytest.mark.parametrize("restarted", [True, False], ids=["after a restart", "when reloaded"])
+async def test_a_renamed_sink_is_known_by_its_destination(start: Opener, restarted: bool) -> None:
+    spool = await start()
+    await spool.configure_sinks({"archive": "/logs/x"})
+    await spool.open_sink("archive", from_oldest=True)
+    stream = await spool.open_stream(INFO)
+    await spool.commit([commit(stream.id, frame(lines=5))])
+    await spool.advance("archive", 1, {"key": b"value"}, Delivery(delivered=5))
+    if restarted:
+        await spool.close()
+        spool = await start()
+    assert await spool.configure_sinks({"files": "/logs/x", "other": "/logs/y"}) == {}
+    files = await spool.open_sink("files", from_oldest=True)
+    assert (files.cursor, files.state, files.missed) == (1, {"key": b"value"}, 0)
+    other = await spool.open_sink("other", from_oldest=True)
+    assert (other.cursor, other.state) == (0, {})
+    assert [one.name for one in (await spool.overview()).sinks] == ["files", "other"]
+
+
+async def test_sinks_whose_destination_is_not_to_be_compared_are_known_by_name_only(
+    spool: SqliteSpool,
+) -> None:
+    await spool.configure_sinks({"one": ""})
+    await spool.open_sink("one", from_oldest=True)
+    await spool.remember("one", {"key": b"value"})
+    assert await spool.configure_sinks({"two": ""}) == {"one": 0}
+    assert (await spool.open_sink("two", from_oldest=True)).state == {}
+
+
+async def test_of_two_that_wrote_to_one_place_the_last_one_is_renamed(spool: SqliteSpool) -> None:
+    """The older one knows nothing of what the newer one has written."""
+    await spool.configure_sinks({"a": "/logs/x", "b": "/logs/y"})
+    for name in ("a", "b"):
+        await spool.open_sink(name, from_oldest=True)
+        await spool.remember(name, {"whose": name.encode()})
+    await spool.configure_sinks({"b": "/logs/x"})
+    await spool.configure_sinks({"c": "/logs/x"})
+    assert (await spool.open_sink("c", from_oldest=True)).state == {"whose": b"b"}
 
 
 # Pruning ------------------------------------------------------------------------------------------
+
+
+async def test_a_tail_says_where_it_begins_when_more_is_asked_for_than_was_kept(
+    spool: SqliteSpool,
+) -> None:
+    """A longer overlap: what was deleted under the shorter one must not count as new."""
+    stream_id = await stored(spool, 10)
+    assert await spool.prune(keep_tail_ns=3) == 6
+    kept = await spool.tail(stream_id, from_ns=106, max_bytes=1000)
+    assert ([one.raw for one in kept.frames], kept.from_ns) == ([b"6\n", b"7\n", b"8\n", b"9\n"], 0)
+    longer = await spool.tail(stream_id, from_ns=102, max_bytes=1000)
+    assert (longer.frames, longer.from_ns) == (kept.frames, 106)
 
 
 async def test_without_a_sink_nothing_is_deleted(spool: SqliteSpool) -> None:

@@ -143,7 +143,7 @@ CALLS: list[Callable[[SqliteSpool], object]] = [
     lambda spool: spool.advance("archive", 1, {}, Delivery()),
     lambda spool: spool.remember("archive", {}),
     lambda spool: spool.note_sink("archive", "running", ""),
-    lambda spool: spool.retire_sinks([]),
+    lambda spool: spool.configure_sinks({}),
     lambda spool: spool.prune(keep_tail_ns=0),
     lambda spool: spool.overview(),
 ]
