@@ -7,14 +7,20 @@ from typing import TYPE_CHECKING
 import pytest
 from structlog.testing import capture_logs
 
-from forwarder.discovery import Discovery, Selector, Wanted, wanted_streams
+from forwarder.discovery import (
+    TROUBLE_INTERVAL_S,
+    Discovery,
+    Selector,
+    Wanted,
+    wanted_streams,
+)
 from forwarder.errors import SandboxNotFoundError, SourceUnavailableError
-from forwarder.model import Container, Sandbox, SandboxState, StreamKey
+from forwarder.model import Container, Sandbox, SandboxState, StreamInfo, StreamKey
 from tests.fakes.clock import FakeClock
 from tests.fakes.source import FakeSource
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Sequence
+    from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 
 RUNNING = SandboxState.RUNNING
 TWO = (Container("side", "busybox"), Container("main", "python", primary=True))
@@ -49,9 +55,22 @@ class Found:
 
 @asynccontextmanager
 async def looking(
-    source: FakeSource, clock: FakeClock, found: Found, *selectors: Selector
+    source: FakeSource,
+    clock: FakeClock,
+    found: Found,
+    *selectors: Selector,
+    known: Sequence[StreamInfo] = (),
+    tell: Callable[[str], Awaitable[None]] | None = None,
 ) -> AsyncIterator[tuple[Discovery, asyncio.Task[None]]]:
-    discovery = Discovery(selectors, source=source, interval_s=5.0, clock=clock, found=found)
+    discovery = Discovery(
+        selectors,
+        source=source,
+        interval_s=5.0,
+        clock=clock,
+        found=found,
+        known=known,
+        tell=tell,
+    )
     task = asyncio.create_task(discovery.run())
     try:
         yield discovery, task
@@ -126,12 +145,22 @@ async def test_an_id_that_the_api_does_not_know_is_wanted_all_the_same_to_be_tol
     source, found = FakeSource(), Found()
     source.answer("gone", SandboxNotFoundError("unknown", code="not_found"))
     selector = Selector(id="gone", containers=("side",), attributes={"env": "prod"})
-    async with looking(source, FakeClock(), found, selector) as (discovery, task):
-        await task
+    async with looking(source, FakeClock(), found, selector) as (discovery, _):
+        await found.times(1)
         assert discovery.complete.is_set()
-    ((only,),) = found.told
-    assert only.info.key == StreamKey("gone", "")
+    (only,) = found.told[0]
+    assert (only.info.key, only.seen) == (StreamKey("gone", ""), False)
     assert only.info.attributes == {"env": "prod"}
+
+
+async def test_an_unknown_id_is_asked_for_again_ever_more_slowly_until_it_is_known() -> None:
+    source, found, clock = FakeSource(), Found(), FakeClock(chance=1.0)
+    unknown = SandboxNotFoundError("unknown", code="not_found")
+    source.answer("late", *[unknown] * 7, Sandbox("late", RUNNING, containers=TWO))
+    async with looking(source, clock, found, Selector(id="late")) as (_, task):
+        await task
+    assert clock.slept == [5, 5, 5, 5, 8, 16, 30]
+    assert [[one.seen for one in wanted] for wanted in found.told] == [[False]] * 7 + [[True] * 2]
 
 
 async def test_an_id_is_asked_for_until_the_api_answers() -> None:
@@ -142,7 +171,7 @@ async def test_an_id_is_asked_for_until_the_api_answers() -> None:
             await task
     assert source.asked == ["a"] * 3
     assert clock.slept == [0.25, 0.5]
-    assert [one["event"] for one in logs] == ["discovery failing"], "told once"
+    assert [one["event"] for one in logs] == ["discovery failing", "discovery works again"]
 
 
 # By tags ------------------------------------------------------------------------------------------
@@ -177,8 +206,76 @@ async def test_each_outage_is_told_once_and_begins_with_a_short_wait() -> None:
     with capture_logs() as logs:
         async with looking(source, clock, found, Selector(tags=("x",))):
             await found.times(2)
-    assert [one["event"] for one in logs] == ["discovery failing"] * 2
+    assert [one["event"] for one in logs] == ["discovery failing", "discovery works again"] * 2
     assert clock.slept[:4] == [0.25, 0.5, 5.0, 0.25]
+
+
+# Streams of earlier that the API no longer names --------------------------------------------------
+
+
+def known(sandbox_id: str, *tags: str, container: str = "main") -> StreamInfo:
+    return StreamInfo(StreamKey(sandbox_id, container), tags=tags)
+
+
+async def test_a_stream_that_no_listing_names_any_more_is_wanted_once() -> None:
+    source, found, clock = FakeSource(), Found(), FakeClock()
+    source.answer_list(["x"], down(), [Sandbox("here", RUNNING, containers=TWO)])
+    streams = [known("here", "x"), known("gone", "x", "y"), known("else", "y")]
+    selector = Selector(tags=("x",), attributes={"env": "prod"})
+    async with looking(source, clock, found, selector, known=streams):
+        await found.times(2)
+    told = [{(str(one.info.key), one.seen) for one in wanted} for wanted in found.told[:2]]
+    listed = {("here/main", True), ("here/side", True)}
+    assert told == [listed | {("gone/main", False)}, listed]
+    (gone,) = [one for one in found.told[0] if not one.seen]
+    assert (gone.container, gone.info.attributes) == ("main", {"env": "prod"})
+
+
+async def test_streams_of_an_id_that_is_not_known_any_more_are_wanted_as_they_were() -> None:
+    source, found = FakeSource(), Found()
+    streams = [known("a"), known("a", container="side"), known("b")]
+    selector = Selector(id="a", containers=("main",))
+    async with looking(source, FakeClock(), found, selector, known=streams):
+        await found.times(1)
+    (only,) = found.told[0]
+    assert (str(only.info.key), only.seen) == ("a/main", False)
+
+
+async def test_a_container_that_a_known_sandbox_no_longer_names_is_wanted_all_the_same() -> None:
+    source, found = FakeSource(), Found()
+    source.answer("a", Sandbox("a", RUNNING, containers=TWO))
+    streams = [known("a"), known("a", container="old")]
+    async with looking(source, FakeClock(), found, Selector(id="a"), known=streams) as (_, task):
+        await task
+    ((*seen, left),) = found.told
+    assert (len(seen), str(left.info.key), left.seen) == (2, "a/old", False)
+
+
+# Trouble ------------------------------------------------------------------------------------------
+
+
+async def test_trouble_is_told_repeated_every_minute_and_taken_back() -> None:
+    source, found, clock = FakeSource(), Found(), FakeClock(instant=False)
+    source.answer_list(["x"], down(), down(), [])
+    told: list[str] = []
+
+    async def tell(text: str) -> None:
+        told.append(text)
+
+    with capture_logs() as logs:
+        async with looking(source, clock, found, Selector(tags=("x",)), tell=tell) as (one, _):
+            await clock.slept_times(2)
+            assert (told, one.trouble, one.answered) == (["down"], "down", False)
+            clock.advance(TROUBLE_INTERVAL_S)
+            await clock.slept_times(4)
+            assert told == ["down"], "the note is still there"
+            assert one.trouble_since_s == 0
+            clock.advance(TROUBLE_INTERVAL_S)
+            await found.times(1)
+            await clock.slept_times(6)
+            assert (told, one.trouble, one.answered) == (["down", ""], "", True)
+    events = [one["event"] for one in logs]
+    assert events.count("discovery still failing: new sandboxes are not seen") == 1
 
 
 # All selectors ------------------------------------------------------------------------------------

@@ -61,7 +61,11 @@ SESSION_GONE = interrupted("SESSION_NOT_FOUND")
 
 def line(number: int) -> bytes:
     """The line of this second."""
-    return f"{format_stamp((BEGIN_S + number) * SECOND_NS)} line {number}\n".encode()
+    return f"{format_stamp((BEGIN_S + number) * SECOND_NS)} line {number:02}\n".encode()
+
+
+#: Every line's size.
+WIDTH = len(line(0))
 
 
 def lines(*numbers: int, session: str = "", offset: int = 0) -> Action:
@@ -188,7 +192,7 @@ async def test_a_sandbox_that_ended_unseen_and_left_an_empty_log_leaves_a_gap(sc
     source.stream()
     assert await scene.run(source) is StreamState.COMPLETE
     assert await scene.shown() == [line(1), line(2), line(3), "anchor_lost"]
-    assert asked(source) == ["resume A 126", "follow since -3", "read since -3"]
+    assert asked(source) == [f"resume A {3 * WIDTH}", "follow since -3", "read since -3"]
 
 
 async def test_what_an_ended_sandbox_wrote_unseen_is_read_from_its_log(scene: Scene) -> None:
@@ -281,11 +285,11 @@ async def test_a_sandbox_that_is_known_again_in_time_is_followed_on(scene: Scene
     source, unknown = FakeSource(), SandboxNotFoundError("no such sandbox", code="not_found")
     source.answer("s", *[unknown] * (CONFIRMATIONS - 1), RUNNING, ENDED)
     source.stream(lines(1, session="A"), NOT_FOUND)
-    source.stream(lines(2, session="A", offset=42))
+    source.stream(lines(2, session="A", offset=WIDTH))
     source.stream()
     assert await scene.run(source) is StreamState.COMPLETE
     assert await scene.shown() == [line(1), line(2)]
-    assert asked(source)[1] == "resume A 42"
+    assert asked(source)[1] == f"resume A {WIDTH}"
 
 
 async def test_a_stream_that_stays_unknown_has_one_gap_however_often_it_is_tried(
@@ -346,7 +350,7 @@ async def test_a_session_that_is_refused_again_and_again_is_given_up(
         source.stream(*answer)
     source.stream(lines(1, 2, session="B"), pause)
     await scene.run_until(source, pause)
-    expected = ["follow since the beginning", *["resume A 42"] * RESUMES_MAX, "follow since -5"]
+    expected = ["follow since the beginning", *[f"resume A {WIDTH}"] * RESUMES_MAX, "follow since -5"]
     assert asked(source) == expected
     assert await scene.shown() == [line(1), line(2)]
 
@@ -356,9 +360,9 @@ async def test_a_session_lives_on_while_nobody_answers(scene: Scene) -> None:
     source.stream(lines(1, session="A"), UNREACHABLE)
     for _ in range(5 * RESUMES_MAX):
         source.stream(UNREACHABLE)
-    source.stream(lines(2, session="A", offset=42), pause)
+    source.stream(lines(2, session="A", offset=WIDTH), pause)
     await scene.run_until(source, pause)
-    assert set(asked(source)[1:]) == {"resume A 42"}
+    assert set(asked(source)[1:]) == {f"resume A {WIDTH}"}
     assert await scene.shown() == [line(1), line(2)]
 
 
@@ -366,10 +370,10 @@ async def test_a_session_that_brings_something_every_time_is_resumed_for_ever(sc
     source, pause = FakeSource(), Pause()
     count = 3 * RESUMES_MAX
     for number in range(count):
-        source.stream(lines(10 + number, session="A", offset=43 * number), interrupted())
+        source.stream(lines(10 + number, session="A", offset=WIDTH * number), interrupted())
     source.stream(pause)
     await scene.run_until(source, pause)
-    assert asked(source)[1:] == [f"resume A {43 * number}" for number in range(1, count + 1)]
+    assert asked(source)[1:] == [f"resume A {WIDTH * number}" for number in range(1, count + 1)]
 
 
 def _in_band(code: str) -> SourceError:
@@ -407,7 +411,7 @@ async def test_what_ended_a_stream_says_how_it_goes_on(
     source.stream(lines(1, 2, session="A"), *([Break(error)] if error else []))
     source.stream(pause)
     await scene.run_until(source, pause)
-    assert asked(source)[1:] == ["resume A 84" if resumed else "follow since -4"]
+    assert asked(source)[1:] == [f"resume A {2 * WIDTH}" if resumed else "follow since -4"]
 
 
 async def test_a_stream_without_a_session_is_read_again_from_before_its_checkpoint(
@@ -415,7 +419,7 @@ async def test_a_stream_without_a_session_is_read_again_from_before_its_checkpoi
 ) -> None:
     await scene.taken(1, 2, 9, session="")
     source, pause = FakeSource(), Pause()
-    source.stream(lines(3, 9, 10), pause)
+    source.stream(lines(9, 10), pause)
     await scene.run_until(source, pause)
     assert asked(source) == ["follow since 3"]
     assert await scene.shown() == [line(1), line(2), line(9), line(10)]
@@ -424,9 +428,9 @@ async def test_a_stream_without_a_session_is_read_again_from_before_its_checkpoi
 async def test_an_unfinished_line_goes_on_in_the_resumed_session(scene: Scene) -> None:
     await scene.taken(1, rest=line(2)[:20])
     source, pause = FakeSource(), Pause()
-    source.stream(lines(2, session="A", offset=42), pause)
+    source.stream(lines(2, session="A", offset=WIDTH), pause)
     await scene.run_until(source, pause)
-    assert asked(source) == ["resume A 42"], "what was not stored is asked for again"
+    assert asked(source) == [f"resume A {WIDTH}"], "what was not stored is asked for again"
     assert await scene.shown() == [line(1), line(2)]
 
 
@@ -434,6 +438,7 @@ async def test_an_unfinished_line_goes_on_in_the_resumed_session(scene: Scene) -
 
 
 async def test_readings_that_bring_nothing_new_come_ever_more_slowly(scene: Scene) -> None:
+    await scene.taken(1, 2, session="")
     source, news, end = FakeSource(), Pause(), Pause()
     source.answer("s", RUNNING)
     for _ in range(7):
@@ -482,7 +487,7 @@ async def test_every_change_of_state_is_stored_once(scene: Scene) -> None:
     for _ in range(3):
         source.stream(REFUSED)
     source.stream(NOT_RUNNING)
-    source.stream(lines(1, session="A"), held, lines(2, session="A", offset=42), silence)
+    source.stream(lines(1, session="A"), held, lines(2, session="A", offset=WIDTH), silence)
     source.stream()
     task = asyncio.create_task(scene.run(source))
     for pause in (held, silence):
@@ -523,14 +528,14 @@ async def test_what_a_stopped_follower_had_read_is_stored_before_the_next_one_be
     first.cancel()
     await asyncio.gather(first, return_exceptions=True)
     again, pause = FakeSource(), Pause()
-    again.stream(lines(2, session="A", offset=42), pause)
+    again.stream(lines(2, session="A", offset=WIDTH), pause)
     second = asyncio.create_task(scene.run_until(again, pause))
     for _ in range(20):
         await asyncio.sleep(0)
     assert (scene.spool.calls.count("open_stream"), again.requests) == (1, [])
     gate.set()
     await second
-    assert asked(again) == ["resume A 42"]
+    assert asked(again) == [f"resume A {WIDTH}"]
     assert await scene.shown() == [line(1), line(2)]
 
 

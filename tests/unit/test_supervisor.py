@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import asyncio
 from contextlib import asynccontextmanager, suppress
+from dataclasses import replace
 from typing import TYPE_CHECKING, cast
 
 import pytest
@@ -15,7 +16,7 @@ from forwarder.metrics import Metrics
 from forwarder.model import Sandbox, SandboxState, StreamInfo, StreamKey, StreamState
 from forwarder.spool.files import StateDir
 from forwarder.spool.sqlite import open_spool
-from forwarder.supervisor import Supervisor
+from forwarder.supervisor import REVIVE_AFTER_S, Supervisor
 from tests.fakes.clock import FakeClock
 from tests.fakes.source import FakeSource, Pause, emit, interrupted
 
@@ -33,6 +34,7 @@ class ScriptedFollower:
         self.unwinding = asyncio.Event()
         self.unwinding.set()
         self.stopped = False
+        self.final = StreamState.COMPLETE
         self._error = error
 
     async def run(self) -> StreamState:
@@ -45,7 +47,7 @@ class ScriptedFollower:
             await self.unwinding.wait()
             self.stopped = True
             raise
-        return StreamState.COMPLETE
+        return self.final
 
 
 class Cast:
@@ -120,6 +122,29 @@ async def test_a_stream_that_was_read_to_its_end_is_not_followed_again(clock: Fa
         await asyncio.sleep(0)
         assert len(followers.made["a"]) == 1
         assert (supervisor.following, supervisor.finished) == (0, 1)
+
+
+async def test_a_stream_that_was_given_up_is_followed_again_when_its_sandbox_is_seen(
+    clock: FakeClock,
+) -> None:
+    followers = Cast()
+    supervisor = Supervisor(followers.make, clock=clock)
+    one = wanted("a")
+    async with running(supervisor):
+        for times in (1, 2):
+            supervisor.want([one])
+            await asyncio.sleep(0)
+            assert len(followers.made["a"]) == times
+            followers.made["a"][-1].final = StreamState.NOT_FOUND
+            followers.made["a"][-1].end.set()
+            await supervisor.wait_all_final()
+            clock.advance(REVIVE_AFTER_S - 1)
+            supervisor.want([one])
+            assert supervisor.following == 0, "not so soon"
+            clock.advance(1)
+            supervisor.want([replace(one, seen=False)])
+            assert supervisor.following == 0, "the API does not know it"
+        assert supervisor.finished == 1
 
 
 async def test_waiting_for_all_to_be_final_waits_for_the_last_one(clock: FakeClock) -> None:
