@@ -29,7 +29,9 @@ from forwarder.model import (
     StreamKey,
     StreamState,
 )
+from forwarder.source.resume import tail_ns
 from forwarder.spool.files import StateDir
+from forwarder.spool.interface import Delivery
 from forwarder.spool.sqlite import open_spool
 from forwarder.stamps import format_stamp
 from tests.fakes.clock import FakeClock
@@ -106,14 +108,14 @@ class Scene:
             metrics=self.metrics,
         )
 
-    def follower(self, source: FakeSource) -> Follower:
+    def follower(self, source: FakeSource, overlap_s: float = OVERLAP_S) -> Follower:
         return Follower(
             StreamInfo(KEY),
             container="",
             source=source,
             spool=self.spool.spool,
             intake=self.intake,
-            settings=FollowSettings(1 << 20, OVERLAP_S, 0.5, 8.0, 60.0),
+            settings=FollowSettings(1 << 20, overlap_s, 0.5, 8.0, 60.0),
             clock=self.clock,
             metrics=self.metrics,
         )
@@ -122,9 +124,11 @@ class Scene:
         """Follow to the end."""
         return await self.follower(source).run()
 
-    async def run_until(self, source: FakeSource, pause: Pause) -> None:
+    async def run_until(
+        self, source: FakeSource, pause: Pause, *, overlap_s: float = OVERLAP_S
+    ) -> None:
         """Follow until the script pauses, and stop there, as a daemon stops."""
-        task = asyncio.create_task(self.follower(source).run())
+        task = asyncio.create_task(self.follower(source, overlap_s).run())
         await pause.reached.wait()
         task.cancel()
         await asyncio.gather(task, return_exceptions=True)
@@ -350,7 +354,11 @@ async def test_a_session_that_is_refused_again_and_again_is_given_up(
         source.stream(*answer)
     source.stream(lines(1, 2, session="B"), pause)
     await scene.run_until(source, pause)
-    expected = ["follow since the beginning", *[f"resume A {WIDTH}"] * RESUMES_MAX, "follow since -5"]
+    expected = [
+        "follow since the beginning",
+        *[f"resume A {WIDTH}"] * RESUMES_MAX,
+        "follow since -5",
+    ]
     assert asked(source) == expected
     assert await scene.shown() == [line(1), line(2)]
 
@@ -423,6 +431,25 @@ async def test_a_stream_without_a_session_is_read_again_from_before_its_checkpoi
     await scene.run_until(source, pause)
     assert asked(source) == ["follow since 3"]
     assert await scene.shown() == [line(1), line(2), line(9), line(10)]
+
+
+async def test_an_overlap_that_was_made_longer_neither_repeats_nor_declares_a_gap(
+    scene: Scene,
+) -> None:
+    """What was deleted under the shorter one cannot be compared with."""
+    spool = scene.spool.spool
+    await spool.open_sink("archive", from_oldest=True)
+    for number in range(40):
+        await scene.taken(number, session="")
+    await spool.advance("archive", spool.last_frame_id, {}, Delivery(delivered=40))
+    assert await spool.prune(keep_tail_ns=tail_ns(OVERLAP_S * SECOND_NS)) > 20
+    last_id = spool.last_frame_id
+    source, pause = FakeSource(), Pause()
+    source.stream(lines(*range(8, 43)), pause)
+    await scene.run_until(source, pause, overlap_s=30)
+    assert asked(source) == ["follow since 8"]
+    assert (await scene.shown())[-3:] == [line(40), line(41), line(42)]
+    assert sum(one.lines for one in await spool.read(last_id, max_bytes=1 << 20)) == 3
 
 
 async def test_an_unfinished_line_goes_on_in_the_resumed_session(scene: Scene) -> None:
