@@ -17,16 +17,6 @@ if TYPE_CHECKING:
     from starlette.types import ASGIApp, Receive, Scope, Send
 
 
-def is_loopback(host: str) -> bool:
-    """Whether this listening address is reachable from this machine only."""
-    if host == "localhost":
-        return True
-    try:
-        return ipaddress.ip_address(host).is_loopback
-    except ValueError:
-        return False
-
-
 def host_allowed(header: str | None) -> bool:
     """Whether a Host header names an address or localhost; only HTTP/1.0 may leave it out."""
     if header is None:

@@ -20,11 +20,12 @@ from starlette.responses import JSONResponse, PlainTextResponse, Response
 from starlette.routing import Route
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
-from forwarder.admin.hosts import HostGuard, is_loopback
+from forwarder.admin.hosts import HostGuard
 from forwarder.admin.metrics import CONTENT_TYPE, Exposition, Sample
 from forwarder.admin.snapshots import Snapshots
 from forwarder.admin.status import status_document, status_json
 from forwarder.errors import SpoolError
+from forwarder.loopback import is_loopback
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Generator

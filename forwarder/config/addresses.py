@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import ipaddress
 from typing import TYPE_CHECKING, Final
 from urllib.parse import SplitResult, urlsplit
 
+from forwarder.loopback import is_loopback
 from sinks.settings import problem
 
 if TYPE_CHECKING:
@@ -33,16 +33,6 @@ def check_header_secret(value: Secret) -> Secret:
     """Refuse a secret that cannot be a header's value."""
     check_header_text(value.reveal())
     return value
-
-
-def is_loopback(host: str) -> bool:
-    """Whether the name or number means this machine; a name is not looked up."""
-    if host == "localhost" or host.endswith(".localhost"):
-        return True
-    try:
-        return ipaddress.ip_address(host).is_loopback
-    except ValueError:
-        return False
 
 
 def is_plaintext_remote(url: str) -> bool:

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import ipaddress
 import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from urllib.parse import urlsplit
 
 from forwarder.errors import CredentialsRefusedError
+from forwarder.loopback import is_loopback
 
 #: Gives the headers to send with a request. It is called for every request, so that a rotated key
 #: file is seen; it may raise OSError or ValueError when there is nothing to read.
@@ -54,7 +54,7 @@ def parse_endpoint(base_url: str, *, allow_plaintext: bool) -> Endpoint:
     if parts.query or parts.fragment:
         raise ValueError("the base URL must not have a query or a fragment")
     secure = parts.scheme == "https"
-    if not (secure or allow_plaintext or _is_loopback(host)):
+    if not (secure or allow_plaintext or is_loopback(host)):
         raise ValueError(
             f"http://{host} would send the API key in the clear: use https, or allow plaintext"
         )
@@ -89,12 +89,3 @@ def auth_headers(credentials: Credentials) -> dict[str, str]:
                 code="unauthenticated",
             )
     return headers
-
-
-def _is_loopback(host: str) -> bool:
-    if host == "localhost":
-        return True
-    try:
-        return ipaddress.ip_address(host).is_loopback
-    except ValueError:
-        return False

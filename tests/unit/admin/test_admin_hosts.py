@@ -2,7 +2,8 @@ from __future__ import annotations
 
 import pytest
 
-from forwarder.admin.hosts import host_allowed, is_loopback
+from forwarder.admin.hosts import host_allowed
+from forwarder.loopback import is_loopback
 
 
 @pytest.mark.parametrize(
