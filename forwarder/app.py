@@ -26,10 +26,11 @@ from forwarder.source.connect import ConnectSource
 from forwarder.spool.files import StateDir, locked
 from forwarder.spool.sqlite import open_spool
 from forwarder.supervisor import Supervisor
+from forwarder.tasks import first_of
 from sinks.registry import available
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Callable, Coroutine, Sequence
+    from collections.abc import AsyncIterator, Callable, Sequence
 
     from forwarder.admin.systemd import ServiceManager
     from forwarder.clock import Clock
@@ -223,7 +224,7 @@ class Daemon:
             self._started = True
             self._manager.notify("READY=1", f"STATUS=forwarding to {', '.join(self._sinks)}")
             waits = [stop.wait(), restart.wait()]
-            await _first_of(*waits, *([self._complete()] if until_complete else []))
+            await first_of(*waits, *([self._complete()] if until_complete else []))
             looking.cancel()
             if not restart.is_set():
                 self._manager.notify("STOPPING=1", "STATUS=delivering what was taken")
@@ -395,19 +396,6 @@ async def _watch_reload(
             _log.info("configuration reloaded")
             restart.set()
             return settings
-
-
-async def _first_of(*waits: Coroutine[None, None, object]) -> None:
-    """Return when the first of these returns; its error, if that is what it is, comes out."""
-    tasks = [asyncio.ensure_future(wait) for wait in waits]
-    try:
-        done, _ = await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
-        for task in done:
-            task.result()
-    finally:
-        for task in tasks:
-            task.cancel()
-        await asyncio.gather(*tasks, return_exceptions=True)
 
 
 def _first(group: BaseExceptionGroup[BaseException]) -> BaseException:

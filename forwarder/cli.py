@@ -330,28 +330,23 @@ async def _run(settings: Settings, config: Path, *, until_complete: bool) -> Non
 async def _logs(request: LogsRequest, config: Path | None) -> None:
     from forwarder.app import follow_settings, make_source
     from forwarder.console import show_logs
+    from forwarder.tasks import first_of
 
     settings = _load(config).source if config is not None else _source_from_environment()
     source = make_source(settings)
     stop = asyncio.Event()
     with _stopping(stop):
-        showing = asyncio.ensure_future(
-            show_logs(
-                source,
-                request,
-                follow_settings(settings),
-                output=sys.stdout.buffer,
-                tell=lambda text: typer.echo(f"sandbox-forwarder: {text}", err=True),
-            )
+        showing = show_logs(
+            source,
+            request,
+            follow_settings(settings),
+            output=sys.stdout.buffer,
+            tell=lambda text: typer.echo(f"sandbox-forwarder: {text}", err=True),
         )
-        stopped = asyncio.ensure_future(stop.wait())
-        await asyncio.wait({showing, stopped}, return_when=asyncio.FIRST_COMPLETED)
-        for task in (showing, stopped):
-            task.cancel()
-        results = await asyncio.gather(showing, return_exceptions=True)
-        await source.close()
-    if isinstance(results[0], Exception):
-        raise results[0]
+        try:
+            await first_of(showing, stop.wait())
+        finally:
+            await source.close()
 
 
 @contextmanager

@@ -8,7 +8,6 @@ memory for what a re-read is compared with, and standard output.
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import re
 from collections import deque
 from dataclasses import dataclass
@@ -25,6 +24,7 @@ from forwarder.model import Checkpoint, FrameKind, GapCause, StreamState
 from forwarder.source.overlap import Taken
 from forwarder.spool.interface import StreamRecord, Tail
 from forwarder.stamps import parse_stamp
+from forwarder.tasks import first_of
 from forwarder.terminal import line_safe
 
 if TYPE_CHECKING:
@@ -117,7 +117,7 @@ async def show_logs(
         metrics=metrics,
         begin=Begin(request.since_ns, request.tail_lines, request.follow),
     )
-    await _until_done(follower, intake)
+    await first_of(follower.run(), intake.run())
     if store.unread:
         raise SourceUnavailableError(
             "this sandbox has ended and its log can no longer be read", code="unavailable"
@@ -146,21 +146,6 @@ def parse_since(text: str, *, now_ns: int | None = None) -> int:
     if found is None:
         raise ValueError(f"{text!r} is before 1970 or after 2262")
     return found[0]
-
-
-async def _until_done(follower: Follower, intake: Intake) -> None:
-    """Run both until the follower is done, or the intake cannot write any more."""
-    committing = asyncio.create_task(intake.run())
-    following = asyncio.create_task(follower.run())
-    try:
-        done, _ = await asyncio.wait({committing, following}, return_when=asyncio.FIRST_COMPLETED)
-        for task in done:
-            task.result()
-    finally:
-        for task in (committing, following):
-            task.cancel()
-        with contextlib.suppress(asyncio.CancelledError):
-            await asyncio.gather(committing, following, return_exceptions=True)
 
 
 async def _first_answer(source: LogSource, sandbox_id: str) -> Sandbox:

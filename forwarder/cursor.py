@@ -12,7 +12,7 @@ import contextlib
 from typing import TYPE_CHECKING
 
 from forwarder.errors import SpoolUnavailableError
-from forwarder.retry import Backoff, retry_forever
+from forwarder.retry import until_spool_answers
 from forwarder.spool.interface import Delivery
 
 if TYPE_CHECKING:
@@ -58,13 +58,7 @@ class Cursor:
         """
         while True:
             await self._moved.wait()
-            await retry_forever(
-                self.commit,
-                on=SpoolUnavailableError,
-                backoff=Backoff(initial_s=0.25, max_s=5.0, clock=self._clock),
-                clock=self._clock,
-                failed=lambda _: None,  # the intake says so, once for all
-            )
+            await until_spool_answers(self.commit, clock=self._clock)
 
     async def settle(self) -> None:
         """Finish the commit under way, and make one attempt with what has gathered since.

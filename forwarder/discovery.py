@@ -15,6 +15,7 @@ import structlog
 from forwarder.errors import SandboxNotFoundError, SourceError
 from forwarder.model import Container, StreamInfo, StreamKey
 from forwarder.retry import Backoff, retry_forever
+from forwarder.tasks import first_of
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Mapping, Sequence
@@ -233,13 +234,7 @@ class Discovery:
             elif trouble:
                 _log.warning("discovery still failing: new sandboxes are not seen", error=trouble)
             told = trouble
-            changed = asyncio.create_task(self._trouble_changed.wait())
-            waited = asyncio.create_task(self._clock.sleep(TROUBLE_INTERVAL_S))
-            try:
-                await asyncio.wait({changed, waited}, return_when=asyncio.FIRST_COMPLETED)
-            finally:
-                changed.cancel()
-                waited.cancel()
+            await first_of(self._trouble_changed.wait(), self._clock.sleep(TROUBLE_INTERVAL_S))
 
     async def _look(self, selector: Selector) -> Sequence[Wanted]:
         """One answer: a named sandbox is wanted even when the API does not know it, to be told."""

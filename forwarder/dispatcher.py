@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import enum
-from typing import TYPE_CHECKING, TypeVar
+from typing import TYPE_CHECKING
 
 import orjson
 import structlog
@@ -12,9 +12,10 @@ import structlog
 from forwarder.cursor import Cursor
 from forwarder.errors import SpoolError, SpoolUnavailableError
 from forwarder.model import FrameKind
-from forwarder.retry import Backoff, retry_forever
+from forwarder.retry import Backoff, until_spool_answers
 from forwarder.spool.interface import Delivery
 from forwarder.stamps import decode_lines, parse_stamp
+from forwarder.tasks import first_of
 from sinks.interface import (
     Batch,
     BatchRejectedError,
@@ -26,14 +27,12 @@ from sinks.interface import (
 )
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable, Mapping, Sequence
+    from collections.abc import Mapping, Sequence
 
     from forwarder.clock import Clock
     from forwarder.model import Frame, StreamInfo
     from forwarder.spool.interface import Spool
     from sinks.interface import Sink, StateChanges
-
-_T = TypeVar("_T")
 
 #: How often a held sink is looked at again: soon at first, since whoever broke it may be mending
 #: it right now, and then every few seconds.
@@ -87,26 +86,18 @@ class Dispatcher:
         Raises:
             SpoolError: The spool failed.
         """
-        record = await self._patiently(
-            lambda: self._spool.open_sink(self.name, from_oldest=self._from_oldest)
+        record = await until_spool_answers(
+            lambda: self._spool.open_sink(self.name, from_oldest=self._from_oldest),
+            clock=self._clock,
         )
         if record.missed:
             self._log.error("sink missed lines while it was not configured", lines=record.missed)
         cursor = Cursor(self.name, record.cursor, spool=self._spool, clock=self._clock)
         self._cursor.set_result(cursor)
         state = _State(self.name, self._spool, cursor, dict(record.state))
-        committing = asyncio.create_task(cursor.run(), name=f"cursor {self.name}")
-        delivering = asyncio.create_task(self._carry(record.cursor, cursor, state))
         try:
-            done, _ = await asyncio.wait(
-                {committing, delivering}, return_when=asyncio.FIRST_COMPLETED
-            )
-            for task in done:
-                task.result()
+            await first_of(cursor.run(), self._carry(record.cursor, cursor, state))
         finally:
-            committing.cancel()
-            delivering.cancel()
-            await asyncio.gather(committing, delivering, return_exceptions=True)
             await self._close()
             await cursor.settle()
 
@@ -134,18 +125,8 @@ class Dispatcher:
 
     async def _next_frames(self, after_id: int) -> Sequence[Frame]:
         await self._spool.wait_beyond(after_id)
-        return await self._patiently(
-            lambda: self._spool.read(after_id, max_bytes=self._batch_bytes)
-        )
-
-    async def _patiently(self, call: Callable[[], Awaitable[_T]]) -> _T:
-        """Ask the spool, however long it takes to answer: it may have no room, or be busy."""
-        return await retry_forever(
-            call,
-            on=SpoolUnavailableError,
-            backoff=Backoff(initial_s=0.25, max_s=5.0, clock=self._clock),
-            clock=self._clock,
-            failed=lambda _: None,  # the intake says so, once for all
+        return await until_spool_answers(
+            lambda: self._spool.read(after_id, max_bytes=self._batch_bytes), clock=self._clock
         )
 
     def _batch(self, frames: Sequence[Frame]) -> Batch:

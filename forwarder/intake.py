@@ -10,8 +10,8 @@ from __future__ import annotations
 import asyncio
 from typing import TYPE_CHECKING, Protocol
 
-from forwarder.errors import SpoolUnavailableError, SpoolUntrustedError
-from forwarder.retry import Backoff, retry_forever
+from forwarder.errors import SpoolUntrustedError
+from forwarder.retry import until_spool_answers
 
 if TYPE_CHECKING:
     from forwarder.clock import Clock
@@ -51,7 +51,7 @@ class Intake:
         self._buffer_bytes = buffer_bytes
         self._clock = clock
         self._metrics = metrics
-        self._offered: dict[Feeder, int] = {}
+        self._offered: dict[Feeder, None] = {}  # in the order of offering
         self._offered_bytes = 0
         self._buffered_bytes = 0
         self._waiting: list[asyncio.Future[None]] = []
@@ -68,7 +68,7 @@ class Intake:
 
     def offer(self, feeder: Feeder, size_bytes: int) -> None:
         """Say that a feeder has something new, of about this size; it may be asked any time now."""
-        self._offered[feeder] = self._offered.get(feeder, 0) + size_bytes
+        self._offered[feeder] = None
         self._offered_bytes += size_bytes
         self._buffered_bytes += size_bytes
         self._something.set()
@@ -147,12 +147,8 @@ class Intake:
             await self._spool.commit(commits)
             return self._clock.monotonic_s() - begun_s
 
-        seconds = await retry_forever(
-            attempt,
-            on=SpoolUnavailableError,
-            backoff=Backoff(initial_s=0.25, max_s=5.0, clock=self._clock),
-            clock=self._clock,
-            failed=self._metrics.spool_refused,
+        seconds = await until_spool_answers(
+            attempt, clock=self._clock, failed=self._metrics.spool_refused
         )
         self._metrics.spool_accepted()
         self._metrics.committed(commits, seconds)

@@ -10,6 +10,8 @@ from typing import TYPE_CHECKING, TypeVar
 
 import tenacity
 
+from forwarder.errors import SpoolUnavailableError
+
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
 
@@ -42,6 +44,28 @@ class Backoff:
     def reset(self) -> None:
         """Something worked: begin with the shortest delay again."""
         self.attempts = 0
+
+
+async def until_spool_answers(
+    call: Callable[[], Awaitable[_T]],
+    *,
+    clock: Clock,
+    failed: Callable[[Exception], None] = lambda _: None,
+) -> _T:
+    """Call until the spool has room and is not busy, however long that takes.
+
+    Args:
+        call: One attempt.
+        clock: What waits.
+        failed: Told of each failure; the intake says so, once for all who wait.
+    """
+    return await retry_forever(
+        call,
+        on=SpoolUnavailableError,
+        backoff=Backoff(initial_s=0.25, max_s=5.0, clock=clock),
+        clock=clock,
+        failed=failed,
+    )
 
 
 async def retry_forever(

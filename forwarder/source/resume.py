@@ -21,24 +21,10 @@ from forwarder.errors import (
     SandboxNotRunningError,
     SourceError,
 )
-from forwarder.source.overlap import Overlap, Taken
 
 if TYPE_CHECKING:
     from forwarder.model import Checkpoint
     from forwarder.source.interface import LogEntry
-
-__all__ = [
-    "SECOND_NS",
-    "Overlap",
-    "SessionLostError",
-    "SessionPosition",
-    "Step",
-    "Taken",
-    "next_step",
-    "since_ns",
-    "stepped_back",
-    "tail_ns",
-]
 
 SECOND_NS = 1_000_000_000
 

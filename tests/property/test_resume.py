@@ -18,7 +18,8 @@ from hypothesis import strategies as st
 
 from forwarder.errors import LogStreamError
 from forwarder.model import Checkpoint, FrameDraft, FrameKind, Gap
-from forwarder.source.resume import SECOND_NS, SessionLostError, Taken, since_ns, tail_ns
+from forwarder.source.overlap import Taken
+from forwarder.source.resume import SECOND_NS, SessionLostError, since_ns, tail_ns
 from forwarder.spool.interface import Tail
 from forwarder.stamps import parse_stamp
 from forwarder.taker import MISTRUST_AFTER, Take, Taker

@@ -4,7 +4,8 @@ import orjson
 import pytest
 
 from forwarder.model import Checkpoint, FrameKind, GapCause
-from forwarder.source.resume import SECOND_NS, SessionLostError, Taken
+from forwarder.source.overlap import Taken
+from forwarder.source.resume import SECOND_NS, SessionLostError
 from forwarder.spool.interface import Tail
 from forwarder.stamps import format_stamp
 from forwarder.taker import MISTRUST_AFTER, Take, Taker

@@ -1,0 +1,52 @@
+from __future__ import annotations
+
+import asyncio
+
+import pytest
+
+from forwarder.tasks import first_of
+
+
+class Endless:
+    """Waits for ever, and knows whether it has ended."""
+
+    def __init__(self) -> None:
+        self.begun = asyncio.Event()
+        self.ended = False
+
+    async def wait(self) -> None:
+        self.begun.set()
+        try:
+            await asyncio.Event().wait()
+        finally:
+            self.ended = True
+
+
+async def test_when_the_first_returns_the_others_have_ended() -> None:
+    other = Endless()
+    await first_of(other.begun.wait(), other.wait())
+    assert other.ended
+
+
+async def test_the_error_of_the_first_comes_out_and_the_others_have_ended() -> None:
+    other = Endless()
+
+    async def fail() -> None:
+        await other.begun.wait()
+        raise LookupError("why")
+
+    with pytest.raises(LookupError, match="why"):
+        await first_of(other.wait(), fail())
+    assert other.ended
+
+
+async def test_cancelling_it_ends_all_of_them() -> None:
+    one, other = Endless(), Endless()
+    waiting = asyncio.create_task(first_of(one.wait(), other.wait()))
+    await one.begun.wait()
+    await other.begun.wait()
+    waiting.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await waiting
+    assert one.ended
+    assert other.ended
