@@ -43,6 +43,10 @@ lint: $(STAMP) ## Format check, lint, types, import layers
 .PHONY: check
 check: lint test ## Everything that must be green before a commit
 
+.PHONY: mutants
+mutants: $(STAMP) ## Seed bugs, one at a time, and see that a test notices each
+	$(BIN)/python -m tests.mutants
+
 .PHONY: bench
 bench: $(STAMP) ## Measure lines/s, CPU and memory, next to the vendor's CLI, in one run
 	$(BIN)/python -m benchmarks

@@ -18,23 +18,30 @@ from forwarder.admin.systemd import keep_watchdog
 from forwarder.clock import SystemClock
 from forwarder.discovery import Discovery, Selector, Wanted
 from forwarder.dispatcher import Dispatcher
-from forwarder.errors import ConfigError, SpoolError, SpoolUnavailableError
-from forwarder.follower import Follower, FollowSettings
+from forwarder.errors import SpoolUnavailableError
+from forwarder.follower import Follower
+from forwarder.following import Begin, Followed, FollowSettings
 from forwarder.intake import Intake
 from forwarder.metrics import Metrics
 from forwarder.source.connect import ConnectSource
+from forwarder.source.stored import StoredLogs
+from forwarder.spool.advice import advice_here
 from forwarder.spool.files import StateDir, locked
+from forwarder.spool.room import SpoolLimits
 from forwarder.spool.sqlite import open_spool
+from forwarder.stored_tail import StoredTails
+from forwarder.stream_limits import StreamLimits
 from forwarder.supervisor import Supervisor
-from forwarder.tasks import first_of
+from forwarder.tasks import endless, first_of
 from sinks.registry import available
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Callable, Sequence
+    from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 
     from forwarder.admin.systemd import ServiceManager
     from forwarder.clock import Clock
     from forwarder.config import SandboxSelector, Settings, SourceSettings
+    from forwarder.config.settings import SpoolSettings
     from forwarder.model import StreamInfo
     from forwarder.source.interface import LogSource
     from forwarder.spool.sqlite import SqliteSpool
@@ -94,6 +101,38 @@ def follow_settings(settings: SourceSettings) -> FollowSettings:
     )
 
 
+def make_stored_logs(settings: SourceSettings) -> StoredLogs | None:
+    """The client of the stored logs, unless the settings turn them off."""
+    if settings.stored_logs == "off":
+        return None
+    return StoredLogs(
+        settings.base_url,
+        credentials=settings.auth_headers,
+        connect_timeout_s=settings.connect_timeout,
+        request_timeout_s=settings.request_timeout,
+        allow_plaintext=settings.allow_plaintext,
+    )
+
+
+def make_limits(settings: SourceSettings, clock: Clock) -> StreamLimits:
+    """What bounds the log streams; run it beside the followers."""
+    return StreamLimits(
+        idle_s=settings.idle_probe,
+        life_s=settings.stream_life,
+        max_opening=settings.max_opening,
+        clock=clock,
+    )
+
+
+def spool_limits(settings: SpoolSettings) -> SpoolLimits:
+    """What the spool may take on disk."""
+    return SpoolLimits(
+        max_bytes=settings.max_size,
+        drop_oldest=settings.when_full == "drop_oldest",
+        ballast_bytes=settings.ballast,
+    )
+
+
 def make_selector(settings: SandboxSelector) -> Selector:
     """One entry of `sandboxes`."""
     named = settings.containers if isinstance(settings.containers, tuple) else ()
@@ -117,13 +156,15 @@ class Daemon:
         settings: Settings,
         spool: SqliteSpool,
         source: LogSource,
+        stored: StoredLogs | None,
         clock: Clock,
         manager: ServiceManager,
         known: Sequence[StreamInfo],
+        metrics: Metrics,
     ) -> None:
         self.settings = settings
         self.spool = spool
-        self.metrics = Metrics()
+        self.metrics = metrics
         self._manager = manager
         self._started = False
         self._source = source
@@ -134,6 +175,18 @@ class Daemon:
             buffer_bytes=settings.spool.buffer_bytes,
             clock=clock,
             metrics=self.metrics,
+        )
+        self._limits = make_limits(settings.source, clock)
+        self.metrics.longest_idle_s = self._limits.longest_silence_s
+        self._followed = Followed(
+            source,
+            spool,
+            self._intake,
+            follow_settings(settings.source),
+            self._limits,
+            StoredTails(stored),
+            clock,
+            self.metrics,
         )
         self.supervisor = Supervisor(self._make_follower, clock=clock)
         self.discovery = Discovery(
@@ -154,7 +207,12 @@ class Daemon:
     @classmethod
     @contextlib.asynccontextmanager
     async def open(
-        cls, settings: Settings, *, manager: ServiceManager, clock: Clock | None = None
+        cls,
+        settings: Settings,
+        *,
+        manager: ServiceManager,
+        clock: Clock | None = None,
+        new_spool: bool = False,
     ) -> AsyncIterator[Daemon]:
         """Hold `state_dir`, open the spool, and close both at the end.
 
@@ -162,6 +220,7 @@ class Daemon:
             settings: The whole configuration.
             manager: The service manager, told how the daemon is.
             clock: Time; the machine's own by default.
+            new_spool: Set the spool aside first, and begin a new one with what can be read of it.
 
         Raises:
             SpoolLockedError: Another daemon holds `state_dir`.
@@ -170,21 +229,38 @@ class Daemon:
         clock = clock or SystemClock()
         state = StateDir(settings.state_dir)
         with locked(state):
-            spool = await open_spool(state, now=clock.time_ns)
+            for one in advice_here(state.path):
+                (_log.warning if one.level == "warning" else _log.info)(one.text)
+            metrics = Metrics()
+            spool = await open_spool(
+                state,
+                now=clock.time_ns,
+                new_spool=new_spool,
+                limits=spool_limits(settings.spool),
+                on_gap=metrics.gave_up,
+            )
             source = make_source(settings.source)
+            stored = make_stored_logs(settings.source)
             try:
                 destinations = {name: sink.destination for name, sink in settings.sinks.items()}
                 retired = await spool.configure_sinks(destinations)
                 for name, pending in retired.items():
                     _log.warning("sink is not configured any more", sink=name, undelivered=pending)
                 known = await spool.unfinished_streams()
-                yield cls(settings, spool, source, clock, manager, known)
+                yield cls(settings, spool, source, stored, clock, manager, known, metrics)
             finally:
+                if stored is not None:
+                    await stored.close()
                 await source.close()
                 await spool.close()
 
     async def run(
-        self, stop: asyncio.Event, restart: asyncio.Event, *, until_complete: bool = False
+        self,
+        stop: asyncio.Event,
+        restart: asyncio.Event,
+        *,
+        until_complete: bool = False,
+        ending: Callable[[], None] = lambda: None,
     ) -> None:
         """Forward until told to stop, or until there is nothing more to come.
 
@@ -194,43 +270,59 @@ class Daemon:
             restart: Set it to stop without that time: another daemon goes on at once.
             until_complete: Also stop when every selected sandbox has ended and every sink has
                 everything.
+            ending: Told when it begins to end, because it was told to or failed; not of a restart.
 
         Raises:
             SpoolError: The spool failed; nothing more was acknowledged.
+            Exception: A part met a bug. Every other part has ended when this comes out.
         """
         try:
-            await self._run(stop, restart, until_complete=until_complete)
+            await self._run(stop, restart, ending, until_complete=until_complete)
         except BaseExceptionGroup as group:
             raise _first(group) from group
 
     async def _run(
-        self, stop: asyncio.Event, restart: asyncio.Event, *, until_complete: bool
+        self,
+        stop: asyncio.Event,
+        restart: asyncio.Event,
+        ending: Callable[[], None],
+        *,
+        until_complete: bool,
     ) -> None:
         async with asyncio.TaskGroup() as tasks:
-            looking = tasks.create_task(self.discovery.run(), name="discovery")
             running = [
-                looking,
-                tasks.create_task(self._intake.run(), name="intake"),
-                tasks.create_task(self.supervisor.run(), name="supervisor"),
-                tasks.create_task(self._prune(), name="prune"),
-                tasks.create_task(self._watchdog(), name="watchdog"),
-                *(
-                    tasks.create_task(one.run(), name=f"sink {one.name}")
-                    for one in self.dispatchers
-                ),
+                tasks.create_task(endless(name, part), name=name) for name, part in self._parts()
             ]
-            if (address := self.settings.admin.address) is not None:
-                running.append(tasks.create_task(self._admin(address).run(), name="admin"))
             self._started = True
             self._manager.notify("READY=1", f"STATUS=forwarding to {', '.join(self._sinks)}")
             waits = [stop.wait(), restart.wait()]
-            await first_of(*waits, *([self._complete()] if until_complete else []))
-            looking.cancel()
+            try:
+                await first_of(*waits, *([self._complete()] if until_complete else []))
+            finally:
+                if not restart.is_set():
+                    ending()
+            running[0].cancel()
             if not restart.is_set():
                 self._manager.notify("STOPPING=1", "STATUS=delivering what was taken")
             await self._drain(0.0 if restart.is_set() else self.settings.shutdown.drain_timeout)
             for task in running:
                 task.cancel()
+
+    def _parts(self) -> list[tuple[str, Callable[[], Awaitable[None]]]]:
+        """Everything that runs as long as the daemon does; what looks for sandboxes first."""
+        parts: list[tuple[str, Callable[[], Awaitable[None]]]] = [
+            ("discovery", self.discovery.run),
+            ("intake", self._intake.run),
+            ("supervisor", self.supervisor.run),
+            ("stream limits", self._limits.run),
+            ("prune", self._prune),
+            *((f"sink {one.name}", one.run) for one in self.dispatchers),
+        ]
+        if self._manager.watchdog_interval_s() is not None:
+            parts.append(("watchdog", self._watchdog))
+        if (address := self.settings.admin.address) is not None:
+            parts.append(("admin", self._admin(address).run))
+        return parts
 
     async def _complete(self) -> None:
         """Return when every selected sandbox has ended and every sink has everything."""
@@ -308,12 +400,8 @@ class Daemon:
         return Follower(
             wanted.info,
             container=wanted.container,
-            source=self._source,
-            spool=self.spool,
-            intake=self._intake,
-            settings=follow_settings(self.settings.source),
-            clock=self._clock,
-            metrics=self.metrics,
+            shared=self._followed,
+            begin=Begin(generation=wanted.generation),
         )
 
     def _make_dispatcher(self, name: str, kind: SinkType, settings: SinkSettings) -> Dispatcher:
@@ -325,77 +413,6 @@ class Daemon:
             batch_bytes=self.settings.spool.batch_bytes,
             clock=self._clock,
         )
-
-
-async def run_daemon(
-    settings: Settings,
-    load: Callable[[], Settings],
-    *,
-    stop: asyncio.Event,
-    reload: asyncio.Event,
-    manager: ServiceManager,
-    until_complete: bool = False,
-) -> None:
-    """Run a daemon, and on `reload` another one with the new configuration in its place.
-
-    A configuration that cannot be used is told, and the old one stays.
-
-    Raises:
-        SpoolError: See `Daemon`.
-    """
-    new: Settings | None = settings
-    while new is not None:
-        try:
-            async with Daemon.open(new, manager=manager) as daemon:
-                settings = new
-                new = await _run_until_reload(
-                    daemon, load, stop=stop, reload=reload, until_complete=until_complete
-                )
-        except SpoolError as error:
-            if new is settings:
-                raise
-            _log.error(
-                "new state_dir cannot be used, the old configuration stays", error=str(error)
-            )
-            new = settings
-        else:
-            manager.notify("RELOADING=1" if new is not None else "STATUS=stopped")
-
-
-async def _run_until_reload(
-    daemon: Daemon,
-    load: Callable[[], Settings],
-    *,
-    stop: asyncio.Event,
-    reload: asyncio.Event,
-    until_complete: bool,
-) -> Settings | None:
-    """Run a daemon to its end; the settings of the one that takes its place, or None."""
-    restart = asyncio.Event()
-    watching = asyncio.create_task(_watch_reload(reload, load, restart))
-    try:
-        await daemon.run(stop, restart, until_complete=until_complete)
-    finally:
-        watching.cancel()
-        await asyncio.gather(watching, return_exceptions=True)
-    return watching.result() if restart.is_set() and not stop.is_set() else None
-
-
-async def _watch_reload(
-    reload: asyncio.Event, load: Callable[[], Settings], restart: asyncio.Event
-) -> Settings:
-    """The new settings, once there are some that can be used; then also sets `restart`."""
-    while True:
-        await reload.wait()
-        reload.clear()
-        try:
-            settings = load()
-        except ConfigError as error:
-            _log.error("configuration not reloaded, the old one stays", problems=str(error))
-        else:
-            _log.info("configuration reloaded")
-            restart.set()
-            return settings
 
 
 def _first(group: BaseExceptionGroup[BaseException]) -> BaseException:

@@ -7,7 +7,6 @@ import dataclasses
 import enum
 import gc
 import os
-import signal
 import sys
 import traceback
 from contextlib import contextmanager
@@ -16,17 +15,20 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, NoReturn
 
 import orjson
+import structlog
 import typer
-from rich.console import Console
 
-from forwarder import errors
-from forwarder.logs import configure_logs
+from forwarder import errors, process, running
+from forwarder.logs import configure_logs, daemon_logs
 
 if TYPE_CHECKING:
-    from collections.abc import Coroutine, Iterator
+    from collections.abc import Callable, Iterator
 
-    from forwarder.config import Settings, SourceSettings
-    from forwarder.console import LogsRequest
+    from rich.console import RenderableType
+
+    from forwarder.admin.parts import Document
+
+_log = structlog.get_logger()
 
 
 class ExitCode(enum.IntEnum):
@@ -50,23 +52,32 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 
+spool_group = typer.Typer(name="spool", invoke_without_command=True)
+app.add_typer(spool_group)
+
 ConfigOption = Annotated[
     Path, typer.Option("--config", "-c", help="The configuration, a YAML file.", metavar="FILE")
+]
+#: The same for a group of commands: it may stand before or behind the command's name.
+GroupConfigOption = Annotated[
+    Path | None,
+    typer.Option("--config", "-c", help="The configuration, a YAML file.", metavar="FILE"),
 ]
 JsonOption = Annotated[bool, typer.Option("--json", help="One JSON document, for scripts.")]
 
 
 def main() -> NoReturn:
     """The command `sandbox-forwarder`."""
+    process.guard_descriptors()
     try:
         app()
+    except SystemExit as ended:
+        process.leave(ended.code if isinstance(ended.code, int) else ExitCode.DONE)
     except Exception:  # noqa: BLE001 - the top of the process: a bug has an exit code of its own
-        traceback.print_exc()
-        typer.echo(
-            "sandbox-forwarder: this is a bug; please report it with the lines above", err=True
-        )
-        sys.exit(ExitCode.INTERNAL)
-    sys.exit(ExitCode.DONE)
+        process.say(traceback.format_exc())
+        process.say("sandbox-forwarder: this is a bug; please report it with the lines above\n")
+        process.leave(ExitCode.INTERNAL)
+    process.leave(ExitCode.DONE)
 
 
 @app.command()
@@ -80,6 +91,14 @@ def run(
             help="Exit 0 once every selected sandbox has ended and every sink has everything.",
         ),
     ] = False,
+    new_spool: Annotated[
+        bool,
+        typer.Option(
+            "--new-spool",
+            help="Set the spool in state_dir aside and begin a new one with what can be read of it:"
+            " for a spool that is refused.",
+        ),
+    ] = False,
 ) -> None:
     """Follow, and forward, until told to stop.
 
@@ -88,12 +107,31 @@ def run(
     configuration again.
     """
     with exits():
-        settings = _load(config)
-        configure_logs(level=settings.log.level, form=settings.log.format)
+        process.no_core_dumps()
+        process.raise_open_files_limit()
+        settings = running.load(config)
         # What start-up made lives as long as the process: the collector need not walk it again
         # (measured: a full collection of 2 million objects stops everything for 230 ms).
         gc.freeze()
-        _run_loop(_run(settings, config, until_complete=until_complete))
+        stop = asyncio.Event()
+
+        def code() -> ExitCode:
+            return ExitCode.DONE if stop.is_set() else ExitCode.INTERNAL
+
+        with (
+            daemon_logs(level=settings.log.level, form=settings.log.format) as log,
+            running.stop_deadline(settings, log, code=code) as deadline,
+        ):
+            running.run_loop(
+                running.run_until_stopped(
+                    settings,
+                    config,
+                    stop,
+                    deadline,
+                    until_complete=until_complete,
+                    new_spool=new_spool,
+                )
+            )
 
 
 @app.command()
@@ -103,7 +141,7 @@ def validate(config: ConfigOption, *, as_json: JsonOption = False) -> None:
 
     with exits():
         try:
-            settings = _load(config)
+            settings = running.load(config)
         except InvalidConfigError as error:
             if as_json:
                 problems = [
@@ -175,26 +213,96 @@ def logs(
     with exits():
         # What the follower logs as errors is told in plain words, beside the lines.
         configure_logs(level="critical", form="auto")
-        _run_loop(_logs(request, config))
+        running.run_loop(running.show_one_log(request, config))
 
 
 @app.command()
 def status(config: ConfigOption, *, as_json: JsonOption = False) -> None:
     """What is followed, where it stands, and what each sink has yet to get."""
-    from forwarder.admin.status import render_status, status_document, status_json
-    from forwarder.clock import SystemClock
-    from forwarder.spool.files import StateDir, is_locked
-    from forwarder.spool.overview import overview_of
+    from forwarder import commands
+    from forwarder.admin.status import render_status
 
     with exits():
-        state = StateDir(_load(config).state_dir)
-        document = status_document(
-            overview_of(state), daemon_pid=is_locked(state), now_ns=SystemClock().time_ns()
-        )
-    if as_json:
-        typer.echo(status_json(document, indent=2))
-    else:
-        Console().print(render_status(document))
+        _show(commands.status(running.load(config)), render_status, as_json=as_json)
+
+
+@app.command()
+def gaps(
+    config: ConfigOption,
+    *,
+    as_json: JsonOption = False,
+    sandbox: Annotated[
+        str, typer.Option("--sandbox", metavar="ID", help="Only this sandbox's.")
+    ] = "",
+    open_only: Annotated[
+        bool, typer.Option("--open", help="Only those whose lines were not found after all.")
+    ] = False,
+) -> None:
+    """Which lines are missing, or may be, and why. Exits 0 whether or not there are gaps."""
+    from forwarder import commands
+    from forwarder.admin.gaps import render_gaps
+
+    with exits():
+        document = commands.gaps(running.load(config), sandbox_id=sandbox, open_only=open_only)
+        _show(document, render_gaps, as_json=as_json)
+
+
+@app.command()
+def checkpoints(config: ConfigOption, *, as_json: JsonOption = False) -> None:
+    """How far each stream has been taken: where reading goes on."""
+    from forwarder import commands
+    from forwarder.admin.checkpoints import render_checkpoints
+
+    with exits():
+        _show(commands.checkpoints(running.load(config)), render_checkpoints, as_json=as_json)
+
+
+@spool_group.callback()
+def spool(
+    context: typer.Context, *, config: GroupConfigOption = None, as_json: JsonOption = False
+) -> None:
+    """How full the spool is and for whom; with a command, verify it or back it up."""
+    from forwarder import commands
+    from forwarder.admin.storage import render_spool
+
+    if context.invoked_subcommand is None:
+        with exits():
+            document = commands.spool(running.load(_group_config(context, config)))
+            _show(document, render_spool, as_json=as_json)
+
+
+@spool_group.command("verify")
+def spool_verify(
+    context: typer.Context, *, config: GroupConfigOption = None, as_json: JsonOption = False
+) -> None:
+    """Read all of it, beside the daemon too. Exits 74 when anything is damaged."""
+    from forwarder import commands
+    from forwarder.admin.upkeep import render_verify
+
+    with exits():
+        document = commands.verify(running.load(_group_config(context, config)))
+        _show(document, render_verify, as_json=as_json)
+    if not document["ok"]:
+        raise typer.Exit(ExitCode.SPOOL)
+
+
+@spool_group.command("backup")
+def spool_backup(
+    context: typer.Context,
+    target: Annotated[
+        Path, typer.Argument(metavar="TARGET", help="A directory that is not there yet.")
+    ],
+    *,
+    config: GroupConfigOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Copy it as it is now, beside the daemon too; the copy can be used as state_dir."""
+    from forwarder import commands
+    from forwarder.admin.upkeep import render_backup
+
+    with exits():
+        document = commands.backup(running.load(_group_config(context, config)), target)
+        _show(document, render_backup, as_json=as_json)
 
 
 @app.command()
@@ -248,7 +356,7 @@ def exits() -> Iterator[None]:
         yield
     except errors.ForwarderError as error:
         prefix = "" if isinstance(error, errors.ConfigError) else "sandbox-forwarder: "
-        typer.echo(f"{prefix}{error}", err=True)
+        process.say(f"{prefix}{error}\n")
         raise typer.Exit(_exit_code(error)) from error
     except BrokenPipeError:
         # Whoever read our output has seen enough. Python would complain once more at its end.
@@ -272,102 +380,25 @@ def _exit_code(error: errors.ForwarderError) -> ExitCode:
     return next((code for kind, code in _EXIT_CODES if isinstance(error, kind)), ExitCode.INTERNAL)
 
 
-def _load(path: Path) -> Settings:
-    from forwarder.app import sink_settings_types
-    from forwarder.config import load_settings
-
-    return load_settings(path, sink_types=sink_settings_types(), env=os.environ)
-
-
-def _source_from_environment() -> SourceSettings:
-    """The API as CWSANDBOX_BASE_URL and CWSANDBOX_API_KEY say."""
-    from pydantic import ValidationError
-
-    from forwarder.config import SourceSettings
-
-    if not os.environ.get("CWSANDBOX_API_KEY"):
-        raise errors.ConfigError("no credentials: set CWSANDBOX_API_KEY, or give --config FILE")
-    values = {"api_key": os.environ["CWSANDBOX_API_KEY"]}
-    if os.environ.get("CWSANDBOX_BASE_URL"):
-        values["base_url"] = os.environ["CWSANDBOX_BASE_URL"]
-    try:
-        return SourceSettings.model_validate(values)
-    except ValidationError as error:
-        problems = "; ".join(
-            f"CWSANDBOX_{'_'.join(map(str, one['loc'])).upper()}: {one['msg']}"
-            if one["loc"]
-            else one["msg"]
-            for one in error.errors(include_input=False)
-        )
-        raise errors.ConfigError(problems) from None
+def _group_config(context: typer.Context, config: Path | None) -> Path:
+    """The configuration given to a command, or to the group that it is in."""
+    found = config or (context.parent.params.get("config") if context.parent else None)
+    if found is None:
+        raise typer.BadParameter("a configuration is needed", param_hint="--config", ctx=context)
+    return Path(found)
 
 
-def _run_loop(main: Coroutine[None, None, None]) -> None:
-    """Run on uvloop: the same as asyncio, with less copying between socket and parser."""
-    import uvloop
+def _show(
+    document: Document, render: Callable[[Document], RenderableType], *, as_json: bool
+) -> None:
+    """Print a document: as it is for a script, in words for a person."""
+    from forwarder.admin.parts import document_json
+    from forwarder.commands import Terminal
 
-    with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
-        runner.run(main)
-
-
-async def _run(settings: Settings, config: Path, *, until_complete: bool) -> None:
-    from forwarder.admin.systemd import ServiceManager
-    from forwarder.app import run_daemon
-
-    stop, reload = asyncio.Event(), asyncio.Event()
-    asyncio.get_running_loop().add_signal_handler(signal.SIGHUP, reload.set)
-    with _stopping(stop):
-        await run_daemon(
-            settings,
-            lambda: _load(config),
-            stop=stop,
-            reload=reload,
-            manager=ServiceManager(os.environ),
-            until_complete=until_complete,
-        )
-
-
-async def _logs(request: LogsRequest, config: Path | None) -> None:
-    from forwarder.app import follow_settings, make_source
-    from forwarder.console import show_logs
-    from forwarder.tasks import first_of
-
-    settings = _load(config).source if config is not None else _source_from_environment()
-    source = make_source(settings)
-    stop = asyncio.Event()
-    with _stopping(stop):
-        showing = show_logs(
-            source,
-            request,
-            follow_settings(settings),
-            output=sys.stdout.buffer,
-            tell=lambda text: typer.echo(f"sandbox-forwarder: {text}", err=True),
-        )
-        try:
-            await first_of(showing, stop.wait())
-        finally:
-            await source.close()
-
-
-@contextmanager
-def _stopping(stop: asyncio.Event) -> Iterator[None]:
-    """SIGTERM and SIGINT set `stop`; the second one ends the process there and then."""
-    loop = asyncio.get_running_loop()
-    signals = (signal.SIGTERM, signal.SIGINT)
-
-    def ask(number: int) -> None:
-        if stop.is_set():
-            signal.signal(number, signal.SIG_DFL)
-            signal.raise_signal(number)
-        stop.set()
-
-    for number in signals:
-        loop.add_signal_handler(number, ask, number)
-    try:
-        yield
-    finally:
-        for number in signals:
-            loop.remove_signal_handler(number)
+    if as_json:
+        typer.echo(document_json(document, indent=2), nl=False)
+    else:
+        Terminal().print(render(document))
 
 
 def _want_local_extra() -> None:

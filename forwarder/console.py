@@ -17,22 +17,27 @@ from typing import TYPE_CHECKING, Protocol
 from forwarder.clock import SystemClock
 from forwarder.discovery import Selector, wanted_streams
 from forwarder.errors import SourceUnavailableError, UsageError
-from forwarder.follower import Begin, Follower, FollowSettings
+from forwarder.follower import Follower
+from forwarder.following import Begin, Followed
 from forwarder.intake import Intake
 from forwarder.metrics import Metrics
-from forwarder.model import Checkpoint, FrameKind, GapCause, StreamState
+from forwarder.model import Checkpoint, GapKind, StreamState
 from forwarder.source.overlap import Taken
 from forwarder.spool.interface import StreamRecord, Tail
 from forwarder.stamps import parse_stamp
+from forwarder.stored_tail import StoredTails
 from forwarder.tasks import first_of
 from forwarder.terminal import line_safe
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
+    from forwarder.following import FollowSettings
     from forwarder.model import FrameDraft, Sandbox, StreamInfo
     from forwarder.source.interface import LogSource
+    from forwarder.source.stored import StoredLogs
     from forwarder.spool.interface import StreamCommit
+    from forwarder.stream_limits import StreamLimits
 
 #: The API is asked so often before `logs` says that it does not answer.
 _FIRST_ATTEMPTS = 3
@@ -80,6 +85,8 @@ async def show_logs(
     request: LogsRequest,
     settings: FollowSettings,
     *,
+    limits: StreamLimits,
+    stored: StoredLogs | None,
     output: Output,
     tell: Callable[[str], None],
 ) -> None:
@@ -89,6 +96,8 @@ async def show_logs(
         source: The API.
         request: What to show.
         settings: How to follow.
+        limits: What bounds its stream; it is run here.
+        stored: Where the end of a log may be that can no longer be streamed.
         output: Where lines go.
         tell: Told of what is not a line: interruptions and gaps.
 
@@ -106,18 +115,10 @@ async def show_logs(
     intake = Intake(
         store, interval_s=_INTERVAL_S, buffer_bytes=64 << 20, clock=clock, metrics=metrics
     )
-    follower = Follower(
-        info,
-        container=container,
-        source=source,
-        spool=store,
-        intake=intake,
-        settings=settings,
-        clock=clock,
-        metrics=metrics,
-        begin=Begin(request.since_ns, request.tail_lines, request.follow),
-    )
-    await first_of(follower.run(), intake.run())
+    shared = Followed(source, store, intake, settings, limits, StoredTails(stored), clock, metrics)
+    begin = Begin(request.since_ns, request.tail_lines, request.follow)
+    follower = Follower(info, container=container, shared=shared, begin=begin)
+    await first_of(follower.run(), intake.run(), limits.run())
     if store.unread:
         raise SourceUnavailableError(
             "this sandbox has ended and its log can no longer be read", code="unavailable"
@@ -202,11 +203,11 @@ class _ConsoleStore:
         # Whoever reads our output may pause for ever: that must not keep a signal from being heard.
         await asyncio.to_thread(self._write, commits)
         for commit in commits:
-            self._tail.extend(one for one in commit.frames if one.kind is not FrameKind.GAP)
-            self._any_line |= any(one.kind is not FrameKind.GAP for one in commit.frames)
+            self._tail.extend(one for one in commit.frames if one.kind.holds_lines)
+            self._any_line |= any(one.kind.holds_lines for one in commit.frames)
             for gap in commit.gaps:
-                self._end_unknown |= gap.cause is GapCause.TAIL_UNKNOWN
-                if self.unread:
+                self._end_unknown |= gap.kind is GapKind.TAIL and not gap.filled_ns
+                if self.unread or gap.filled_ns:
                     continue
                 self._tell(f"gap after line {gap.after_line + 1}: {gap.cause}")
             self._forget(commit.checkpoint.high_stamp_ns - self._keep_ns)
@@ -217,7 +218,7 @@ class _ConsoleStore:
     def _write(self, commits: Sequence[StreamCommit]) -> None:
         for commit in commits:
             for frame in commit.frames:
-                if frame.kind is not FrameKind.GAP:
+                if frame.kind.holds_lines:
                     self._output.write(self._shown(frame))
         self._output.flush()
 
@@ -231,7 +232,10 @@ class _ConsoleStore:
             if frames and size > max_bytes:
                 return Tail(frames[::-1], from_ns=frame.last_stamp_ns)
             frames.append(Taken(frame.kind, frame.part, frame.raw))
-        return Tail(frames[::-1])
+        # Lines before those that were asked for were never taken: a re-read may bring them.
+        shown_from = self._request.tail_lines is not None or self._request.since_ns is not None
+        from_ns = self._tail[0].first_stamp_ns if shown_from and self._tail else 0
+        return Tail(frames[::-1], from_ns=from_ns)
 
     def _forget(self, before_ns: int) -> None:
         while len(self._tail) > 1 and self._tail[0].high_stamp_ns < before_ns:

@@ -57,11 +57,13 @@ class Wanted:
     Attributes:
         container: What to call it when asking the API, empty for the primary.
         seen: Whether the API knows its sandbox.
+        generation: How often the container was restarted, as far as the API says it.
     """
 
     info: StreamInfo
     container: str
     seen: bool = True
+    generation: int = 0
 
 
 def wanted_streams(sandbox: Sandbox, selector: Selector) -> list[Wanted]:
@@ -86,7 +88,10 @@ def wanted_streams(sandbox: Sandbox, selector: Selector) -> list[Wanted]:
             annotations=sandbox.annotations,
             attributes=selector.attributes,
         )
-        wanted.append(Wanted(info, "" if container is primary else container.name))
+        status = sandbox.status_of(container.name)
+        generation = status.restart_count if status else 0
+        name = "" if container is primary else container.name
+        wanted.append(Wanted(info, name, generation=generation))
     return wanted
 
 
@@ -131,7 +136,7 @@ class Discovery:
         source: LogSource,
         interval_s: float,
         clock: Clock,
-        found: Callable[[Sequence[Wanted]], None],
+        found: Callable[[Selector, Sequence[Wanted]], None],
         known: Sequence[StreamInfo] = (),
         tell: Callable[[str], Awaitable[None]] | None = None,
     ) -> None:
@@ -142,7 +147,7 @@ class Discovery:
             source: The API.
             interval_s: How often to look.
             clock: Time.
-            found: Told of every wanted stream, known or not, at every look.
+            found: Told of every stream that a selector wants, known or not, at every look.
             known: Streams that were followed before and not read to their end.
             tell: Told why looking fails, and with an empty text when it works again.
         """
@@ -192,10 +197,10 @@ class Discovery:
             self._note_working(selector)
             if first:
                 first = False
-                self._found([*wanted, *left_over(selector, self._known, wanted)])
+                self._found(selector, [*wanted, *left_over(selector, self._known, wanted)])
                 self._note_seen()
             else:
-                self._found(wanted)
+                self._found(selector, wanted)
             if selector.id and all(one.seen for one in wanted):
                 return
             # An id that is not known may be a key of another account's: look again, but slowly.

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import enum
 from typing import TYPE_CHECKING
 
 import orjson
@@ -11,7 +10,7 @@ import structlog
 
 from forwarder.cursor import Cursor
 from forwarder.errors import SpoolError, SpoolUnavailableError
-from forwarder.model import FrameKind
+from forwarder.model import FrameKind, SinkHealth
 from forwarder.retry import Backoff, until_spool_answers
 from forwarder.spool.interface import Delivery
 from forwarder.stamps import decode_lines, parse_stamp
@@ -34,19 +33,12 @@ if TYPE_CHECKING:
     from forwarder.spool.interface import Spool
     from sinks.interface import Sink, StateChanges
 
+__all__ = ["HOLD_INITIAL_S", "HOLD_MAX_S", "Dispatcher", "SinkHealth", "make_slice"]
+
 #: How often a held sink is looked at again: soon at first, since whoever broke it may be mending
 #: it right now, and then every few seconds.
 HOLD_INITIAL_S = 1.0
 HOLD_MAX_S = 15.0
-
-
-class SinkHealth(enum.StrEnum):
-    """How a sink is, as `status` shows it."""
-
-    STARTING = "starting"
-    RUNNING = "running"
-    RETRYING = "retrying"  # the destination is down; the same batch again and again
-    HELD = "held"  # not before somebody mends something; looked at every few seconds
 
 
 class Dispatcher:
@@ -126,7 +118,8 @@ class Dispatcher:
     async def _next_frames(self, after_id: int) -> Sequence[Frame]:
         await self._spool.wait_beyond(after_id)
         return await until_spool_answers(
-            lambda: self._spool.read(after_id, max_bytes=self._batch_bytes), clock=self._clock
+            lambda: self._spool.read(after_id, max_bytes=self._batch_bytes, sink=self.name),
+            clock=self._clock,
         )
 
     def _batch(self, frames: Sequence[Frame]) -> Batch:
@@ -225,6 +218,10 @@ class _State:
         """The value last remembered under this key."""
         return self._values.get(key)
 
+    def keys(self) -> Sequence[str]:
+        """Every key under which something is remembered."""
+        return tuple(self._values)
+
     async def remember(self, changes: Mapping[str, bytes | None]) -> None:
         """Make changes durable now.
 
@@ -278,9 +275,20 @@ class _Streams:
 
 def make_slice(frame: Frame, stream: Stream) -> Slice:
     """A frame as a sink sees it; lines are decoded only when the sink asks for columns."""
-    if frame.kind is FrameKind.GAP:
-        gap = orjson.loads(frame.raw)
-        return Slice(stream, frame.first_line, 0, b"", frame.received_ns, _no_columns, gap=gap)
+    if not frame.kind.holds_lines:
+        record = orjson.loads(frame.raw)
+        of_gap = frame.kind is FrameKind.GAP
+        return Slice(
+            stream,
+            frame.first_line,
+            0,
+            b"",
+            frame.received_ns,
+            _no_columns,
+            gap=record if of_gap else None,
+            end=None if of_gap else record,
+            generation=frame.generation,
+        )
     first_ns = frame.first_stamp_ns
 
     def decode(part: Slice) -> Columns:
@@ -289,7 +297,14 @@ def make_slice(frame: Frame, stream: Stream) -> Slice:
         return Columns(*decode_lines(part.raw, first_ns))
 
     return Slice(
-        stream, frame.first_line, frame.lines, frame.raw, frame.received_ns, decode, frame.part
+        stream,
+        frame.first_line,
+        frame.lines,
+        frame.raw,
+        frame.received_ns,
+        decode,
+        frame.part,
+        generation=frame.generation,
     )
 
 

@@ -7,125 +7,73 @@ its sandbox ended or is not known.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from contextlib import aclosing
 from typing import TYPE_CHECKING
 
 import structlog
 
-from forwarder.errors import SandboxNotFoundError, SandboxNotRunningError, SourceError
+from forwarder.errors import SandboxNotRunningError, SourceError
+from forwarder.following import Begin
+from forwarder.inquiry import Inquiry
 from forwarder.model import GapCause, StreamState
-from forwarder.retry import Backoff, retry_forever
-from forwarder.source.interface import LogRequest
-from forwarder.source.resume import (
-    SECOND_NS,
-    SessionLostError,
-    Step,
-    next_step,
-    since_ns,
-    tail_ns,
-)
+from forwarder.reopening import Reopener
+from forwarder.retry import Backoff
+from forwarder.source.resume import SessionLostError, Step, next_step
 from forwarder.spool.interface import StreamCommit
-from forwarder.taker import Take, Taker
+from forwarder.stream_limits import StreamDueError
+from forwarder.stream_news import StreamNews
+from forwarder.taker import Taker
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from forwarder.clock import Clock
-    from forwarder.intake import Intake
-    from forwarder.metrics import Metrics
-    from forwarder.model import Sandbox, StreamInfo
-    from forwarder.source.interface import LogEntry, LogSource
-    from forwarder.spool.interface import StreamStore
+    from forwarder.drafts import Take
+    from forwarder.following import Followed
+    from forwarder.model import StreamInfo
+    from forwarder.source.interface import LogEntry, LogRequest
+    from forwarder.stream_limits import WatchedStream
 
-#: Lines of one stream that a re-read is compared with, at most.
-TAIL_BYTES = 64 << 20
-
-#: A session that cannot be resumed so often in a row, whatever the error, counts as lost.
-RESUMES_MAX = 3
-
-#: "Not found" is asked so often, with doubling pauses, before a stream is given up of which
-#: something was taken; 0.5 s at first makes half a minute.
-CONFIRMATIONS = 6
-
-
-@dataclass(frozen=True, slots=True)
-class FollowSettings:
-    """How streams are followed; see the `source` section of the configuration."""
-
-    max_line_bytes: int
-    overlap_s: float
-    backoff_initial_s: float
-    backoff_max_s: float
-    hold_interval_s: float
-
-    @property
-    def overlap_ns(self) -> int:
-        """How far before the checkpoint a re-read begins."""
-        return int(self.overlap_s * SECOND_NS)
-
-    @property
-    def keep_tail_ns(self) -> int:
-        """How much of a live stream the spool keeps, for a re-read to be compared with."""
-        return tail_ns(self.overlap_ns)
-
-
-@dataclass(frozen=True, slots=True)
-class Begin:
-    """Where a stream begins of which nothing was taken yet: the very beginning, by default.
-
-    Attributes:
-        since_ns: Lines from this time on.
-        tail_lines: Only so many of the newest lines.
-        follow: Whether to go on with what comes; else what is there is read once.
-    """
-
-    since_ns: int | None = None
-    tail_lines: int | None = None
-    follow: bool = True
+#: An outage of the stored logs is waited out so many times, half an hour and more, and not longer.
+STORED_ATTEMPTS = 60
 
 
 class Follower:
     """Follows one stream from its checkpoint until its sandbox ends; a `Feeder` of the intake."""
 
     def __init__(
-        self,
-        info: StreamInfo,
-        *,
-        container: str,
-        source: LogSource,
-        spool: StreamStore,
-        intake: Intake,
-        settings: FollowSettings,
-        clock: Clock,
-        metrics: Metrics,
-        begin: Begin = Begin(),
+        self, info: StreamInfo, *, container: str, shared: Followed, begin: Begin = Begin()
     ) -> None:
         """Prepare to follow; `container` is what the API is asked for, empty for the primary."""
         self.info = info
-        self.state = StreamState.WAITING
         self._container = container
-        self._source = source
-        self._spool = spool
-        self._intake = intake
-        self._settings = settings
-        self._clock = clock
-        self._metrics = metrics
+        self._shared = shared
+        self._intake = shared.intake
+        self._settings = settings = shared.settings
+        self._clock = clock = shared.clock
         self._begin = begin
         self._log = structlog.get_logger().bind(
             sandbox=info.key.sandbox_id, container=info.key.container
         )
-        self._backoff = Backoff(
-            initial_s=settings.backoff_initial_s, max_s=settings.backoff_max_s, clock=clock
+        self._news = StreamNews(self._log, lambda: self._intake.offer(self, 0))
+        self._inquiry = Inquiry(
+            info.key.sandbox_id,
+            source=shared.source,
+            backoff_initial_s=settings.backoff_initial_s,
+            backoff_max_s=settings.backoff_max_s,
+            clock=clock,
         )
+        self._backoff = self._new_backoff()
         self._hold = Backoff(initial_s=1.0, max_s=settings.hold_interval_s, clock=clock)
-        self._fruitless = 0
-        self._given_up = False
         self._answered = self._resumed = False
         self._taker: Taker | None = None
         self._stream_id = 0
+        self._silent_since_s: float | None = None
         self._ready: list[Take] = []
-        self._detail = ""
-        self._news: tuple[StreamState, str] | None = None
+
+    @property
+    def state(self) -> StreamState:
+        """Where the stream stands."""
+        return self._news.state
 
     # What the intake asks ------------------------------------------------------------------------
 
@@ -136,21 +84,24 @@ class Follower:
         if not self.state.final:
             now = self._taker.take(self._clock.time_ns())
             takes += [now] if now else []
-        news, self._news = self._news, None
-        if not takes and news is None:
+        state, detail = self._news.take()
+        if not takes and state is None:
             return None
-        if any(take.frames for take in takes):
+        frames = [frame for take in takes for frame in take.frames]
+        if any(frame.kind.holds_lines for frame in frames):
             self._reset_pauses()
         gaps = [gap for take in takes for gap in take.gaps]
         for gap in gaps:
-            self._log.error("gap", cause=str(gap.cause), after_line=gap.after_line)
+            if not gap.filled_ns:
+                self._log.error("gap", cause=str(gap.cause), after_line=gap.after_line)
         return StreamCommit(
             self._stream_id,
-            frames=[frame for take in takes for frame in take.frames],
+            frames=frames,
             checkpoint=self._taker.checkpoint,
             gaps=gaps,
-            state=news[0] if news else None,
-            detail=news[1] if news else "",
+            state=state,
+            detail=detail,
+            filled_ns=max((take.filled_ns for take in takes), default=0),
         )
 
     # The life of a stream ------------------------------------------------------------------------
@@ -166,89 +117,94 @@ class Follower:
         """
         # If this stream was followed before, in this process: all of that first.
         await self._intake.flush()
-        record = await self._spool.open_stream(self.info)
+        record = await self._shared.spool.open_stream(self.info)
         if record.state is StreamState.COMPLETE:
-            self.state = record.state
+            self._news.state = record.state
             return record.state
-        self._given_up = record.state is StreamState.NOT_FOUND
         self._stream_id = record.id
-        self._taker = Taker(
+        self._taker = taker = Taker(
             record.checkpoint,
             max_line_bytes=self._settings.max_line_bytes,
             overlap_ns=self._settings.overlap_ns,
         )
+        opener = Reopener(
+            self.info,
+            self._container,
+            shared=self._shared,
+            begin=self._begin,
+            inquiry=self._inquiry,
+            taker=taker,
+            stream_id=record.id,
+            given_up=record.state is StreamState.NOT_FOUND,
+        )
         if self._begin.follow:
-            await self._follow(self._taker)
+            await self._follow(taker, opener)
         else:
-            await self._catch_up(self._taker, read_to_end=False)
+            await self._catch_up(taker, opener, read_to_end=False)
         await self._intake.flush()
         return self.state
 
-    async def _follow(self, taker: Taker) -> None:
+    async def _follow(self, taker: Taker, opener: Reopener) -> None:
         """Read, and put right what ended the reading, until the stream is over."""
-        step = self._again(taker)
+        step = opener.again()
         while not self.state.final:
-            self._fruitless += 1
-            error = await self._read(taker, await self._open(taker, step))
-            if not self._answered:
-                self._fruitless = 0  # nobody answered, so nobody refused: the session may live
+            error = await self._read(taker, opener, step)
+            if isinstance(error, StreamDueError):
+                step = self._renew(opener, error)
+                continue
             step = next_step(error)
             if step is Step.ASK:
-                await self._ask(taker, error)
+                await self._ask(taker, opener, error)
             elif error is not None:
-                self._note_trouble(step, error)
+                self._note_trouble(error)
             if self.state.final:
                 return
             await self._pause(step, error)
             if step is not Step.REOPEN:
-                step = self._again(taker)
+                step = opener.again()
 
-    def _again(self, taker: Taker) -> Step:
-        """Continue the session, unless there is none or it has been refused too often."""
-        resumable = taker.session[0] and self._fruitless < RESUMES_MAX
-        return Step.RESUME if resumable else Step.REOPEN
+    def _renew(self, opener: Reopener, due: StreamDueError) -> Step:
+        """Nothing is known to be wrong with the stream: go on at once."""
+        if due.code == "silent":
+            self._shared.metrics.reconnected("probe")
+            return opener.probe()
+        self._shared.metrics.reconnected("renew")
+        return opener.again()
 
-    async def _open(self, taker: Taker, step: Step, *, follow: bool = True) -> LogRequest:
-        """The request that continues the stream, with the taker made ready for its answer."""
-        self._resumed = step is Step.RESUME
-        if step is Step.RESUME:
-            taker.resume()
-            session_id, offset = taker.session
-            return LogRequest(
-                self.info.key.sandbox_id, self._container, session_id=session_id, offset=offset
-            )
-        await self._intake.flush()
-        tail = await self._spool.tail(
-            self._stream_id,
-            from_ns=taker.checkpoint.high_stamp_ns - self._settings.keep_tail_ns,
-            max_bytes=TAIL_BYTES,
-        )
-        taker.reopen(tail)
-        since = since_ns(taker.checkpoint, self._settings.overlap_ns)
-        begin = self._begin if since is None else Begin(since)
-        return LogRequest(
-            self.info.key.sandbox_id,
-            self._container,
-            follow=follow,
-            since_ns=begin.since_ns,
-            tail_lines=begin.tail_lines,
-        )
-
-    async def _read(self, taker: Taker, request: LogRequest) -> SourceError | None:
+    async def _read(
+        self, taker: Taker, opener: Reopener, step: Step, *, follow: bool = True
+    ) -> SourceError | None:
         """Read one stream until it ends; returns why, None for a clean end."""
+        request = await opener.request(step, follow=follow)
+        self._resumed = step is Step.RESUME
         self._answered = False
+        error = await self._stream(taker, opener, request)
+        if not isinstance(error, StreamDueError):
+            self._answered |= error is not None and error.code != "connection"
+            opener.ended(error, answered=self._answered)
+        return error
+
+    async def _stream(
+        self, taker: Taker, opener: Reopener, request: LogRequest
+    ) -> SourceError | None:
+        limits = self._shared.limits
         try:
-            async with self._source.read_logs(request) as batches:
+            async with (
+                limits.watch(self._silent_since_s) as watched,
+                self._shared.source.read_logs(request) as batches,
+            ):
                 self._answered = True
+                limits.opened(watched)
                 self._note(StreamState.FOLLOWING)
                 async for entries in batches:
-                    await self._receive(taker, entries)
+                    await self._receive(taker, opener, entries, watched)
         except SourceError as error:
-            self._answered |= error.code != "connection"
             return error
         return None
 
-    async def _receive(self, taker: Taker, entries: Sequence[LogEntry]) -> None:
+    async def _receive(
+        self, taker: Taker, opener: Reopener, entries: Sequence[LogEntry], watched: WatchedStream
+    ) -> None:
         """Take what arrived together, and wait while too much of it is not committed yet."""
         try:
             size = taker.receive(entries)
@@ -256,15 +212,18 @@ class Follower:
             self._intake.offer(self, 0)
             raise
         self._intake.offer(self, size)
-        self._metrics.received(len(entries), size)
-        self._given_up = False
+        self._shared.metrics.received(len(entries), size)
         if size:
-            self._fruitless = 0
+            watched.heard()
+            self._silent_since_s = watched.silent_since_s
+            opener.received()
             # The beginning of a re-read may bring what was taken, again and again; all else is new.
             if self._resumed or not taker.comparing:
+                opener.progressed()
                 self._reset_pauses()
         if self._intake.full:
-            await self._intake.room()
+            with watched.resting():
+                await self._intake.room()
 
     def _reset_pauses(self) -> None:
         """Something new came: the next pause is short again."""
@@ -276,18 +235,19 @@ class Follower:
         delay_s = self._backoff.next_s(error.retry_after_s if error else None)
         if step is Step.HOLD:
             delay_s = max(delay_s, self._hold.next_s())
-        self._metrics.reconnected(step.value)
+        self._shared.metrics.reconnected(step.value)
         await self._clock.sleep(delay_s)
 
     # The end of a stream -------------------------------------------------------------------------
 
-    async def _ask(self, taker: Taker, error: SourceError | None) -> None:
+    async def _ask(self, taker: Taker, opener: Reopener, error: SourceError | None) -> None:
         """The stream ended, or cannot be opened: let GetSandbox say why."""
-        sandbox = await self._get_sandbox()
+        sandbox = await self._inquiry.settle(well_known=taker.holds_any, failed=self._note_trouble)
+        opener.known = sandbox
         if sandbox is None:
-            self._close_unknown(taker, error)
+            await self._close_unknown(taker, opener, error)
         elif sandbox.ended:
-            await self._catch_up(taker, read_to_end=error is None)
+            await self._catch_up(taker, opener, read_to_end=error is None)
         else:
             waiting = isinstance(error, SandboxNotRunningError)
             self._note(
@@ -295,98 +255,98 @@ class Follower:
                 f"the sandbox is {sandbox.state.name}",
             )
 
-    async def _get_sandbox(self) -> Sandbox | None:
-        """What the API says, however long it takes to say something; None when it knows nothing."""
-        sandbox_id = self.info.key.sandbox_id
-        backoff = Backoff(
-            initial_s=self._settings.backoff_initial_s,
-            max_s=self._settings.backoff_max_s,
-            clock=self._clock,
-        )
-
-        async def ask() -> Sandbox | None:
-            assert self._taker is not None
-            for attempt in range(CONFIRMATIONS if self._taker.holds_any else 2):
-                try:
-                    return await self._source.get_sandbox(sandbox_id)
-                except SandboxNotFoundError:
-                    await self._clock.sleep(self._settings.backoff_initial_s * 2**attempt)
-            return None
-
-        def failed(error: Exception) -> None:
-            assert isinstance(error, SourceError)
-            self._note_trouble(next_step(error), error)
-
-        return await retry_forever(
-            ask, on=SourceError, backoff=backoff, clock=self._clock, failed=failed
-        )
-
-    async def _catch_up(self, taker: Taker, *, read_to_end: bool) -> None:
+    async def _catch_up(self, taker: Taker, opener: Reopener, *, read_to_end: bool) -> None:
         """The sandbox ended: read what is left, without following, and finish.
 
         Args:
             taker: The stream's bytes.
+            opener: How the stream is opened.
             read_to_end: Whether the stream had ended cleanly; if the API then refuses to be read
                 again nothing is missing (a stream that is already open runs to its end).
         """
         while True:
-            error = await self._read(taker, await self._open(taker, Step.REOPEN, follow=False))
+            error = await self._read(taker, opener, Step.REOPEN, follow=False)
             if error is None:
                 take = taker.finish(self._clock.time_ns(), read_to_end=read_to_end)
                 self._ready += _some(take)
                 self._close(StreamState.COMPLETE, "")
                 return
             if next_step(error) is Step.ASK:
-                self._close_unread(taker, read_to_end=read_to_end)
+                await self._close_unread(taker, opener, read_to_end=read_to_end)
                 return
-            self._note_trouble(next_step(error), error)
+            self._note_trouble(error)
             await self._pause(next_step(error), error)
 
-    def _close_unknown(self, taker: Taker, error: SourceError | None) -> None:
+    async def _close_unknown(
+        self, taker: Taker, opener: Reopener, error: SourceError | None
+    ) -> None:
         """The API does not know the sandbox, or no longer."""
         if error is None:
-            self._close_unread(taker, read_to_end=True)
+            await self._close_unread(taker, opener, read_to_end=True)
             return
         # Not for good: a key of another account knows no sandbox either, so a restart asks again.
-        if taker.holds_any and not self._given_up:
+        anew = taker.holds_any and not opener.given_up
+        if anew:
+            await self._append_stored(taker, opener)
             self._ready.append(taker.give_up(GapCause.TAIL_UNKNOWN, self._clock.time_ns()))
         self._log.error("sandbox not found", error=str(error))
-        self._close(StreamState.NOT_FOUND, "the API does not know this sandbox")
+        self._close(StreamState.NOT_FOUND, "the API does not know this sandbox", record=anew)
 
-    def _close_unread(self, taker: Taker, *, read_to_end: bool) -> None:
+    async def _close_unread(self, taker: Taker, opener: Reopener, *, read_to_end: bool) -> None:
         """The end cannot be read again: fine after a clean end, otherwise a gap."""
-        now_ns = self._clock.time_ns()
         if read_to_end:
-            self._ready += _some(taker.keep_unfinished(now_ns))
+            self._ready += _some(taker.keep_unfinished(self._clock.time_ns()))
             self._close(StreamState.COMPLETE, "")
-        else:
-            self._ready.append(taker.give_up(GapCause.TAIL_UNKNOWN, now_ns))
-            self._close(
-                StreamState.COMPLETE, "the sandbox ended unread: its last lines are unknown"
-            )
+            return
+        await self._append_stored(taker, opener)
+        cause = GapCause.TAIL_UNKNOWN if taker.holds_any else GapCause.NEVER_FOLLOWED
+        self._ready.append(taker.give_up(cause, self._clock.time_ns()))
+        self._close(StreamState.COMPLETE, "the sandbox ended unread: its last lines are unknown")
 
-    def _close(self, state: StreamState, detail: str) -> None:
-        self._note(state, detail)
+    async def _append_stored(self, taker: Taker, opener: Reopener) -> None:
+        """The stored logs may still have the end, or most of it."""
+        backoff = self._new_backoff()
+        for _ in range(STORED_ATTEMPTS):
+            pages = self._shared.stored.beyond(
+                self.info.key,
+                taker.checkpoint,
+                await opener.tail(),
+                overlap_ns=self._settings.overlap_ns,
+            )
+            try:
+                async with aclosing(pages):
+                    async for data in pages:
+                        self._ready += _some(taker.append_stored(data, self._clock.time_ns()))
+                        self._intake.offer(self, len(data))
+                        if self._intake.full:
+                            await self._intake.room()
+            except SourceError as error:
+                self._note_trouble(error)
+                await self._clock.sleep(backoff.next_s(error.retry_after_s))
+            else:
+                return
+
+    def _close(self, state: StreamState, detail: str, *, record: bool = True) -> None:
         assert self._taker is not None
+        if record:
+            self._ready.append(self._taker.end(state, detail, self._clock.time_ns()))
+        self._note(state, detail)
         self._log.info("stream ended", state=str(state), lines=self._taker.checkpoint.next_line)
 
     # Telling -------------------------------------------------------------------------------------
 
-    def _note_trouble(self, step: Step, error: SourceError) -> None:
-        state = StreamState.HELD if step is Step.HOLD else StreamState.RECONNECTING
-        self._note(state, f"{error.code}: {error}")
+    def _note_trouble(self, error: SourceError) -> None:
+        held = next_step(error) is Step.HOLD
+        self._note(StreamState.HELD if held else StreamState.RECONNECTING, f"{error.code}: {error}")
 
     def _note(self, state: StreamState, detail: str = "") -> None:
-        """The stream's state, told once for each change and stored with the next commit."""
-        if state is not self.state:
-            level = self._log.warning if state is StreamState.HELD else self._log.info
-            if not state.final:
-                level(f"stream {state}", **({"detail": detail} if detail else {}))
-        elif detail == self._detail:
-            return
-        self.state, self._detail = state, detail
-        self._news = (state, detail)
-        self._intake.offer(self, 0)
+        self._news.note(state, detail)
+
+    def _new_backoff(self) -> Backoff:
+        settings = self._settings
+        return Backoff(
+            initial_s=settings.backoff_initial_s, max_s=settings.backoff_max_s, clock=self._clock
+        )
 
 
 def _some(take: Take | None) -> list[Take]:

@@ -9,9 +9,9 @@ from typing import TYPE_CHECKING, Protocol
 import structlog
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Sequence
 
-    from forwarder.model import Gap
+    from forwarder.model import Gap, GapCause
 
 _log = structlog.get_logger()
 
@@ -31,7 +31,7 @@ class Committed(Protocol):
 
     @property
     def gaps(self) -> Sequence[Gap]:
-        """Gaps noticed."""
+        """Gaps noticed, and gaps that were filled."""
         ...
 
 
@@ -47,8 +47,11 @@ class Metrics:
         commits: Transactions that stored what was read.
         commit_seconds: Time spent in them, those that were refused not included.
         reconnects: Attempts to open a stream again, by how.
-        gaps: Ranges that the platform no longer has, by cause.
+        gaps: Ranges of lines that are missing, or may be, by cause.
+        gaps_filled: Ranges declared missing before, of which the lines were found after all.
+        lost_lines: Lines that were taken, and given up before every sink had them, by cause.
         spool_refusing: Whether the spool has no room now: reading has stopped.
+        longest_idle_s: Tells the longest silence of a stream that is followed now, 0 without one.
     """
 
     received_messages: int = 0
@@ -59,7 +62,10 @@ class Metrics:
     commit_seconds: float = 0.0
     reconnects: Counter[str] = field(default_factory=Counter)
     gaps: Counter[str] = field(default_factory=Counter)
+    gaps_filled: int = 0
+    lost_lines: Counter[str] = field(default_factory=Counter)
     spool_refusing: bool = False
+    longest_idle_s: Callable[[], float] = lambda: 0.0
 
     def received(self, messages: int, size_bytes: int) -> None:
         """A follower read something."""
@@ -74,7 +80,15 @@ class Metrics:
             self.taken_lines += one.lines
             self.taken_bytes += one.raw_bytes
             for gap in one.gaps:
-                self.gaps[str(gap.cause)] += 1
+                if gap.filled_ns:
+                    self.gaps_filled += 1
+                else:
+                    self.gaps[str(gap.cause)] += 1
+
+    def gave_up(self, cause: GapCause, lines: int) -> None:
+        """The spool dropped or lost a range of lines that some sink had not got."""
+        self.gaps[str(cause)] += 1
+        self.lost_lines[str(cause)] += lines
 
     def reconnected(self, how: str) -> None:
         """A stream is about to be opened again."""

@@ -59,6 +59,21 @@ class Container:
 
 
 @dataclass(frozen=True, slots=True)
+class ContainerStatus:
+    """How one container of a sandbox stands.
+
+    Attributes:
+        restart_count: How often its process was started again; 0 when not given.
+        exit_code: None when not given; the API may leave out a 0.
+    """
+
+    name: str
+    state: SandboxState
+    restart_count: int = 0
+    exit_code: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
 class Sandbox:
     """What the API says of a sandbox, as far as log forwarding needs it."""
 
@@ -73,11 +88,27 @@ class Sandbox:
     end_time_ns: int | None = None
     exit_code: int | None = None
     runner_id: str = ""
+    container_statuses: tuple[ContainerStatus, ...] = ()
 
     @property
     def ended(self) -> bool:
         """Whether no more output can come."""
         return self.state.ended
+
+    def status_of(self, container: str) -> ContainerStatus | None:
+        """A container's status; an empty name means the primary container.
+
+        A single status is that of the only container there is, whatever it is called. None when
+        the API gave no status, or several and none under this name.
+        """
+        if not container:
+            primary = next((each for each in self.containers if each.primary), None)
+            named = primary or next(iter(self.containers), None)
+            container = named.name if named is not None else ""
+        for status in self.container_statuses:
+            if container and status.name == container:
+                return status
+        return self.container_statuses[0] if len(self.container_statuses) == 1 else None
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,6 +116,8 @@ class Checkpoint:
     """How far a stream has been taken. It moves only in the transaction that stores the bytes.
 
     Attributes:
+        generation: Which life of the container the lines come from: how often the platform had
+            restarted it. Every restart begins another one, whose lines are counted from 0 again.
         next_line: The line number that the next new line will get; lines count from 0.
         open_part: Parts already stored of a line that is longer than `max_line_bytes` and not yet
             ended; 0 when the position is at a line's beginning.
@@ -100,6 +133,12 @@ class Checkpoint:
     high_stamp_ns: int = 0
     session_id: str = ""
     session_offset: int = 0
+    generation: int = 0
+
+    @property
+    def any_taken(self) -> bool:
+        """Whether any line of the stream was taken, in whatever generation."""
+        return bool(self.next_line or self.high_stamp_ns)
 
 
 class StreamState(enum.StrEnum):
@@ -118,12 +157,27 @@ class StreamState(enum.StrEnum):
         return self in {StreamState.COMPLETE, StreamState.NOT_FOUND}
 
 
+class SinkHealth(enum.StrEnum):
+    """How a sink is, as `status` shows it."""
+
+    STARTING = "starting"
+    RUNNING = "running"
+    RETRYING = "retrying"  # the destination is down; the same batch again and again
+    HELD = "held"  # not before somebody mends something; looked at every few seconds
+
+
 class FrameKind(enum.IntEnum):
     """What a frame holds."""
 
     LINES = 0  # whole lines; only the very last line of a stream may lack its newline
     PART = 1  # one numbered part of a line longer than `max_line_bytes`
-    GAP = 2  # a gap record, as JSON: a range that the platform no longer has
+    GAP = 2  # a gap record, as JSON: a range that nobody has any more, or that was found after all
+    END = 3  # the stream is over, as JSON: no frame of it follows, unless its sandbox comes back
+
+    @property
+    def holds_lines(self) -> bool:
+        """Whether it is something that a server sent, and not a record of ours."""
+        return self in {FrameKind.LINES, FrameKind.PART}
 
 
 @dataclass(frozen=True, slots=True)
@@ -165,6 +219,7 @@ class FrameDraft:
     last_stamp_ns: int
     high_stamp_ns: int
     received_ns: int
+    generation: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -188,6 +243,7 @@ class Frame:
     last_stamp_ns: int
     received_ns: int
     total_lines: int
+    generation: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -207,23 +263,50 @@ class StreamInfo:
     attributes: Mapping[str, str] = field(default_factory=dict)
 
 
+class GapKind(enum.StrEnum):
+    """What is missing."""
+
+    RANGE = "range"  # lines between two that were taken
+    TAIL = "tail"  # what came after the last line that was taken
+    DROPPED = "dropped"  # lines that were taken, and lost or given up before every sink had them
+
+
 class GapCause(enum.StrEnum):
     """Why lines are missing, or may be."""
 
     ANCHOR_LOST = "anchor_lost"  # the re-read no longer holds the last line taken
+    REPLAY_GAP = "replay_gap"  # the session no longer had the bytes, and the re-read neither
+    MESSAGE_TOO_LARGE = "message_too_large"  # no message that can be read holds them
     TAIL_UNKNOWN = "tail_unknown"  # the sandbox ended and its last lines can no longer be read
+    NEVER_FOLLOWED = "never_followed"  # the sandbox ended before anything of it could be read
+    RESTARTED = "restarted"  # the container was restarted before its last lines were read
+    SPOOL_FULL = "spool_full"  # the oldest were dropped: `when_full: drop_oldest`
+    SPOOL_DAMAGED = "spool_damaged"  # the disk gave back something else than was stored
+
+
+class GapBounds(enum.StrEnum):
+    """How well the ends of a gap are known."""
+
+    EXACT = "exact"  # every line in it is missing, and nothing else
+    APPROXIMATE = "approximate"  # nothing outside is missing because of it; inside, maybe
 
 
 @dataclass(frozen=True, slots=True)
 class Gap:
-    """A range that the platform no longer has: never silent.
+    """A range that nobody has any more: never silent.
 
     Attributes:
-        after_line: Number of the last line taken before the gap, -1 when there is none.
-        from_stamp_ns: Stamp of that line, 0 when unknown.
-        to_stamp_ns: Stamp of the first line after the gap, 0 when unknown or not yet seen.
+        after_line: Number of the last line before the gap, -1 when there is none.
+        before_line: Number of the first line after it, in the same generation; None when there is
+            none (yet), or when it is of a later generation. What a server no longer had was never
+            numbered, so around such a range the numbers follow each other.
+        from_stamp_ns: Stamp of the line before, 0 when unknown.
+        to_stamp_ns: Stamp of the line after, 0 when unknown or not yet seen.
+        from_offset: The API session's offset where the gap begins, None when unknown.
+        to_offset: Its offset where the gap ends, None when unknown.
         noticed_ns: When we noticed, by the local clock.
-        missing_bytes: How many bytes, where the session's offsets tell; else None.
+        filled_ns: When the lines were found after all, by the local clock; 0 while they are not.
+        generation: That of the line before the gap.
     """
 
     cause: GapCause
@@ -231,4 +314,35 @@ class Gap:
     from_stamp_ns: int
     to_stamp_ns: int
     noticed_ns: int
-    missing_bytes: int | None = None
+    kind: GapKind = GapKind.RANGE
+    before_line: int | None = None
+    from_offset: int | None = None
+    to_offset: int | None = None
+    filled_ns: int = 0
+    bounds: GapBounds = GapBounds.APPROXIMATE
+    generation: int = 0
+
+    @property
+    def missing_bytes(self) -> int | None:
+        """How many bytes are missing, where the session's offsets tell; else None."""
+        if self.from_offset is None or self.to_offset is None:
+            return None
+        return self.to_offset - self.from_offset
+
+    def record(self) -> dict[str, str | int | None]:
+        """The gap as the sinks, the spool and `gaps --json` show it; keys are only ever added."""
+        return {
+            "kind": str(self.kind),
+            "cause": str(self.cause),
+            "bounds": str(self.bounds),
+            "generation": self.generation,
+            "after_line": self.after_line,
+            "before_line": self.before_line,
+            "from_stamp_ns": self.from_stamp_ns,
+            "to_stamp_ns": self.to_stamp_ns,
+            "from_offset": self.from_offset,
+            "to_offset": self.to_offset,
+            "missing_bytes": self.missing_bytes,
+            "noticed_ns": self.noticed_ns,
+            "filled_ns": self.filled_ns,
+        }

@@ -10,16 +10,20 @@ import structlog
 from forwarder.errors import SpoolError, SpoolUnavailableError
 from forwarder.model import StreamState
 from forwarder.retry import Backoff
+from forwarder.tasks import asked_to_stop
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
     from forwarder.clock import Clock
-    from forwarder.discovery import Wanted
+    from forwarder.discovery import Selector, Wanted
     from forwarder.follower import Follower
     from forwarder.model import StreamKey
 
 _log = structlog.get_logger()
+
+#: So many streams that are over are remembered at least, listed or not.
+REMEMBERED = 10_000
 
 #: A stream whose sandbox is there again, after all, is followed again at most so often.
 REVIVE_AFTER_S = 60.0
@@ -38,6 +42,7 @@ class Supervisor:
         self._tasks: dict[StreamKey, asyncio.Task[None]] = {}
         self._finished: dict[StreamKey, StreamState] = {}
         self._given_up_s: dict[StreamKey, float] = {}
+        self._listed: dict[Selector, Sequence[Wanted]] = {}
         self._failure: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self._changed = asyncio.Event()
         self._stopping = False
@@ -52,20 +57,35 @@ class Supervisor:
         """Streams that were read to their end, or are not known."""
         return len(self._finished)
 
-    def want(self, wanted: Sequence[Wanted]) -> None:
-        """Follow these streams too, those that are not followed yet; idempotent.
+    def want(self, selector: Selector, wanted: Sequence[Wanted]) -> None:
+        """Follow all that a selector wants, as far as it is not followed yet; idempotent.
 
         A stream that was given up because the API did not know its sandbox is followed again when
         the API does: an incident there must not end a stream for good.
         """
         if self._stopping:
             return
+        self._listed[selector] = wanted
+        self._forget()
         for one in wanted:
             key = one.info.key
             if key in self._tasks or not (key not in self._finished or self._is_back(one)):
                 continue
             self._finished.pop(key, None)
             self._tasks[key] = asyncio.create_task(self._keep(one), name=f"follow {key}")
+
+    def _forget(self) -> None:
+        """Let go of streams that are over and that nobody lists any more: months bring millions.
+
+        Should one be listed again, the spool still knows that it was read to its end.
+        """
+        listed = sum(map(len, self._listed.values()))
+        if len(self._finished) <= max(REMEMBERED, 2 * listed):
+            return
+        kept = {one.info.key for wanted in self._listed.values() for one in wanted}
+        for key in [key for key in self._finished if key not in kept]:
+            del self._finished[key]
+            self._given_up_s.pop(key, None)
 
     def _is_back(self, wanted: Wanted) -> bool:
         key = wanted.info.key
@@ -109,7 +129,10 @@ class Supervisor:
             except SpoolError as error:
                 self._fail(error)
                 return
-            except Exception:  # noqa: BLE001 - the top of a task: one stream must not stop the rest
+            except (Exception, asyncio.CancelledError) as error:
+                # The top of a task: one stream must not stop the rest, nor be dead unnoticed.
+                if isinstance(error, asyncio.CancelledError) and asked_to_stop():
+                    raise
                 _log.exception("follower met a bug, starting it again", stream=str(key))
             else:
                 break

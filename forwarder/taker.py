@@ -9,7 +9,8 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
-from forwarder.drafts import Take, TakeDraft
+from forwarder.drafts import Doubt, Take, TakeDraft
+from forwarder.junction import Junction, Reopening, joined
 from forwarder.model import GapCause
 from forwarder.source.lines import LineCutter
 from forwarder.source.overlap import Overlap
@@ -20,16 +21,15 @@ from forwarder.source.resume import (
     stepped_back,
     tail_ns,
 )
-from forwarder.stamps import parse_stamp
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
 
-    from forwarder.model import Block, Checkpoint
+    from forwarder.model import Block, Checkpoint, StreamState
     from forwarder.source.interface import LogEntry
     from forwarder.spool.interface import Tail
 
-__all__ = ["MISTRUST_AFTER", "Take", "Taker"]
+__all__ = ["MISTRUST_AFTER", "Reopening", "Take", "Taker"]
 
 #: After so many disagreements in a row, and no new line between them, a server's offsets are not
 #: looked at on the next stream: every reopening would only meet the next one.
@@ -52,10 +52,9 @@ class Taker:
         self._max_line_bytes = max_line_bytes
         self._overlap_ns = overlap_ns
         self._mismatches = 0
-        self._mismatch_line = -1
+        self._mismatched_at = (-1, -1)
         self._overlap: Overlap | None = None
-        self._joining = False
-        self._unfinished: list[Block] = []
+        self._junction = Junction()
         self._seen = b""
         self._position = SessionPosition(checkpoint.session_id, checkpoint.session_offset)
         self._cutter = LineCutter(
@@ -77,27 +76,33 @@ class Taker:
     @property
     def holds_any(self) -> bool:
         """Whether anything of the stream was taken, or waits to be."""
-        return bool(self.checkpoint.next_line or self._cutter.buffered_bytes or self._unfinished)
+        return bool(
+            self.checkpoint.any_taken or self._cutter.buffered_bytes or self._junction.unfinished
+        )
 
     def resume(self) -> None:
         """The session is continued: what is buffered stays, and the next byte follows it."""
         self._position = self._position.resumed(self._seen)
 
-    def reopen(self, tail: Tail) -> None:
+    def doubt(self) -> None:
+        """The session no longer has the next bytes: a gap, unless a re-read brings them."""
+        self._junction.doubt(Doubt(GapCause.REPLAY_GAP, self._position.offset))
+
+    def reopen(self, tail: Tail, reopening: Reopening = Reopening()) -> None:
         """A new stream is opened some time before the checkpoint; `tail` is what was taken there.
 
         Everything taken must have been committed before the tail was read. An unfinished line is
         read again, so it is only kept for the case that it is not.
         """
-        self._set_aside(self._cutter.finish())
+        self._junction.set_aside(self._cutter.finish(), self._overlap)
+        self._junction.reopen(reopening, self.checkpoint)
         self._cutter = LineCutter(self._max_line_bytes, last_stamp_ns=self.checkpoint.last_stamp_ns)
-        if self.checkpoint.next_line > self._mismatch_line:
+        if self._place > self._mismatched_at:
             self._mismatches = 0
         self._position = SessionPosition(trusting=self._mismatches < MISTRUST_AFTER)
         self._seen = b""
-        self._joining = True
         self._overlap = None
-        if self.checkpoint.next_line:
+        if self.checkpoint.any_taken and not reopening.skipping:
             self._overlap = self._compare_with(tail)
 
     def _compare_with(self, tail: Tail) -> Overlap:
@@ -123,9 +128,12 @@ class Taker:
                 if data:
                     feed(data)
                     fed.append(data)
-        except SessionLostError:
+        except SessionLostError as error:
             self._mismatches += 1
-            self._mismatch_line = self.checkpoint.next_line
+            self._mismatched_at = self._place
+            if error.skipped_to is not None:
+                offset = self._position.offset
+                self._junction.doubt(Doubt(GapCause.REPLAY_GAP, offset, error.skipped_to))
             raise
         self._seen = _last_bytes(self._seen, fed)
         return sum(map(len, fed))
@@ -149,15 +157,33 @@ class Taker:
         overlap = self._overlap
         if overlap is not None:
             self._add_fresh(draft, overlap.end())
-            if overlap.unmet and not overlap.lost and not read_to_end:
-                self._declare_gap(draft, GapCause.ANCHOR_LOST)
+        if self._junction.pending:
+            self._junction.join_end(draft, overlap, read_to_end=read_to_end)
         return self._last(draft)
+
+    def append_stored(self, data: bytes, now_ns: int) -> Take | None:
+        """Whole lines that no stream brought: they follow what was taken.
+
+        The beginning of a line that the first of them is not goes before them, ended by us.
+        """
+        junction = self._junction
+        junction.set_aside(self._cutter.finish(), self._overlap)
+        self._overlap, junction.pending = None, False
+        self._cutter = LineCutter(self._max_line_bytes, last_stamp_ns=self.checkpoint.last_stamp_ns)
+        draft = TakeDraft(self.checkpoint, now_ns)
+        if data and not data.startswith(joined(junction.unfinished)):
+            junction.add_unfinished(draft, ended=True)
+        if data:
+            junction.unfinished = []
+        self._cutter.feed(data)
+        self._add(draft, self._cutter.finish())
+        return self._stored(draft)
 
     def give_up(self, cause: GapCause, now_ns: int) -> Take:
         """The end cannot be read any more: keep the unfinished line, ended, and declare a gap."""
         draft = TakeDraft(self.checkpoint, now_ns)
         self._add_rest(draft)
-        self._declare_gap(draft, cause)
+        self._junction.declare_gap(draft, Doubt(cause))
         take = self._last(draft)
         assert take is not None
         return take
@@ -168,30 +194,22 @@ class Taker:
         self._add_rest(draft)
         return self._last(draft)
 
-    # An unfinished line --------------------------------------------------------------------------
-
-    def _set_aside(self, rest: list[Block]) -> None:
-        """Keep the beginning of the line after the last one taken, unless more of it is known.
-
-        While a re-read is being compared, what is in the cutter may as well be the beginning of a
-        line that was taken long ago, or of one beyond a gap.
-        """
-        overlap = self._overlap
-        if overlap is not None and (overlap.unmet or any(map(overlap.may_be_taken, rest))):
-            return
-        if _joined(rest).startswith(_joined(self._unfinished)):
-            self._unfinished = rest
+    def end(self, state: StreamState, detail: str, now_ns: int) -> Take:
+        """The record that the stream is over; after everything else."""
+        draft = TakeDraft(self.checkpoint, now_ns)
+        draft.end(state, detail)
+        take = self._stored(draft)
+        assert take is not None
+        return take
 
     def _add_rest(self, draft: TakeDraft) -> None:
         """Everything that is known to be new, when a re-read was cut or could not begin."""
         self._add(draft, self._cutter.take())
-        self._set_aside(self._cutter.finish())
+        self._junction.set_aside(self._cutter.finish(), self._overlap)
 
     def _last(self, draft: TakeDraft) -> Take | None:
         """The last take: an unfinished line stays unfinished, and no session is to be continued."""
-        for block in self._unfinished:
-            draft.add(block)
-        self._unfinished = []
+        self._junction.add_unfinished(draft)
         self._position = SessionPosition()
         return self._stored(draft)
 
@@ -217,29 +235,14 @@ class Taker:
 
     def _add_fresh(self, draft: TakeDraft, fresh: Iterable[Block]) -> None:
         for block in fresh:
-            if self._joining:
-                self._join(draft, block)
+            if self._junction.pending:
+                self._junction.join(draft, block, self._overlap)
             draft.add(block)
 
-    def _join(self, draft: TakeDraft, block: Block) -> None:
-        """The first new record since the stream was opened again: is it the one that was next?"""
-        self._joining = False
-        rest = _joined(self._unfinished)
-        continued = block.raw.startswith(rest)
-        if self._overlap is None:
-            lost = not continued and not draft.checkpoint.next_line
-        else:
-            # With stamp and text an unfinished line tells as well as a whole one what came next.
-            found = parse_stamp(rest)
-            surely = continued and found is not None and found[1] < len(rest)
-            lost = self._overlap.lost and not surely
-        if lost:
-            self._declare_gap(draft, GapCause.ANCHOR_LOST, to_ns=block.first_stamp_ns)
-        self._unfinished = []
-
-    def _declare_gap(self, draft: TakeDraft, cause: GapCause, *, to_ns: int = 0) -> None:
-        draft.declare_gap(cause, self._unfinished, to_ns=to_ns)
-        self._unfinished = []
+    @property
+    def _place(self) -> tuple[int, int]:
+        """Where the stream is; it only ever grows."""
+        return self.checkpoint.generation, self.checkpoint.next_line
 
     def _with_session(self, checkpoint: Checkpoint) -> Checkpoint:
         """The position with the session's offset of the first byte that is in no frame yet."""
@@ -248,10 +251,6 @@ class Taker:
         if self._overlap is not None or not self._position.covers(offset):
             session_id, offset = "", 0
         return replace(checkpoint, session_id=session_id, session_offset=offset)
-
-
-def _joined(blocks: Iterable[Block]) -> bytes:
-    return b"".join(block.raw for block in blocks)
 
 
 def _last_bytes(seen: bytes, pieces: Sequence[bytes]) -> bytes:

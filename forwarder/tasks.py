@@ -6,7 +6,7 @@ import asyncio
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from collections.abc import Coroutine
+    from collections.abc import Awaitable, Callable, Coroutine
 
 
 async def first_of(*waits: Coroutine[None, None, object]) -> None:
@@ -23,3 +23,27 @@ async def first_of(*waits: Coroutine[None, None, object]) -> None:
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
+
+
+async def endless(name: str, part: Callable[[], Awaitable[None]]) -> None:
+    """Run a part of the daemon that must not end before it is told to.
+
+    A task group takes no notice of a task that returns, or that somebody else's cancellation ends:
+    the daemon would go on without it.
+
+    Raises:
+        RuntimeError: It ended, and nobody had asked for that.
+    """
+    try:
+        await part()
+    except asyncio.CancelledError as error:
+        if asked_to_stop():
+            raise
+        raise RuntimeError(f"{name} was cancelled, and nobody asked for that") from error
+    raise RuntimeError(f"{name} has ended, and nobody asked for that")
+
+
+def asked_to_stop() -> bool:
+    """Whether a cancellation is meant for this task, and is not one that came out of a bug."""
+    task = asyncio.current_task()
+    return task is not None and task.cancelling() > 0

@@ -12,6 +12,10 @@ This holds as long as nobody else writes to the files; an advisory lock keeps a 
 daemon out. It cannot cover a file that is renamed between an attempt and its confirmation, or a
 template whose `{display_name}` changes just then: the bytes of that attempt stay in the old file.
 
+A file that is full, or whose stream has ended, is put away under a number of its own, if that is
+asked for. Its mark says so first, committed together with the cursor that is past its last line;
+only then it is renamed, and the mark begins anew. See `sinks.files.rotation`.
+
 `text` is byte for byte what the server sent. A gap record is a line `#gap {json}`; lines begin with
 a stamp, but a server that leaves stamps out lets a program print such a line, so whoever has to
 trust gap records reads `ndjson` (see `sinks.ndjson`).
@@ -21,86 +25,32 @@ from __future__ import annotations
 
 import asyncio
 import os
-import re
-from collections import OrderedDict, deque
-from concurrent.futures import Future, ThreadPoolExecutor
+from collections import OrderedDict
 from contextlib import suppress
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Annotated, Literal, TypeVar
+from dataclasses import replace
+from itertools import islice
+from typing import TYPE_CHECKING
 
-from pydantic import AfterValidator, BeforeValidator, Field
-
-from sinks.files.layout import Format, Mark, Piece, lay_out, split
-from sinks.files.output import OutputFile, open_root, sync_directory
+from sinks.files.directories import open_root, sync_directory
+from sinks.files.layout import Mark, Piece, lay_out, split
+from sinks.files.pool import KEY_PREFIX, FilePool, Target
+from sinks.files.rotation import NO_MOMENT, Moment, Rotation, newest_moment
+from sinks.files.rotator import Rotator
+from sinks.files.settings import FileSettings
+from sinks.files.shelf import Shelf
 from sinks.files.system import Files, TooManyOpenFilesError, verdicts
 from sinks.interface import SinkError, SinkMisconfiguredError
-from sinks.settings import SinkSettings, problem
-from sinks.template import Template, TemplateError
+from sinks.template import Template
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Sequence
+    from collections.abc import Collection, Mapping, Sequence
 
     from sinks.interface import Batch, SinkState, StateChanges
 
-_T = TypeVar("_T")
+__all__ = ["FileSettings", "FileSink"]
 
-_WORKERS = 8  # syncs of different files overlap on the disk; more of them gain nothing
 _REMEMBERED_FILES = 4096
-_OWNER = 0o600
-_EXECUTE = 0o111
-
-
-def _check_template(text: str) -> str:
-    try:
-        Template.parse(text)
-    except TemplateError as error:
-        raise problem(str(error)) from error
-    return text
-
-
-def _check_mode(value: object) -> object:
-    """A number is refused: YAML reads an unquoted 0640 as 640 or as 416, depending on its age."""
-    if not isinstance(value, str) or not re.fullmatch(r"0?[0-7]{3}", value):
-        raise problem('expected an octal file mode in quotes, such as "0640"')
-    mode = int(value, 8)
-    if mode & _OWNER != _OWNER or mode & _EXECUTE:
-        raise problem("the mode must let the owner read and write, and nobody execute")
-    return value
-
-
-class FileSettings(SinkSettings):
-    """Files on this machine, one line after the other, exactly once."""
-
-    type: Literal["file"] = "file"
-    """The kind of sink."""
-    path: Annotated[str, AfterValidator(_check_template)]
-    """Where lines go. `{sandbox_id}`, `{container}`, `{display_name}`, `{date}` and `{hour}` (UTC,
-    from the line's stamp) are replaced, made safe for a file name; directories are created."""
-    format: Format = "text"
-    """`text`: each line exactly as the server sent it. `ndjson`: one JSON object a line."""
-    mode: Annotated[str, BeforeValidator(_check_mode)] = "0640"
-    """The mode of new files, octal, in quotes. New directories get search where this has read."""
-    max_open_files: Annotated[int, Field(ge=1, le=65536)] = 256
-    """How many files are kept open; the one used longest ago is closed first."""
-
-    @property
-    def destination(self) -> str:
-        """The absolute template of the path: two sinks of one destination would mix their lines."""
-        here = os.getcwd().replace("{", "{{").replace("}", "}}")  # noqa: PTH109 - text, not a Path
-        return os.path.normpath(os.path.join(here, self.path))  # noqa: PTH118 - the same
-
-
-@dataclass(slots=True)
-class _Target:
-    """One file of one batch."""
-
-    file: OutputFile
-    pieces: Sequence[Piece]
-    mark: Mark | None
-
-    @property
-    def key(self) -> str:
-        return f"file:{self.file.path}"
+_FORGOTTEN_AT_ONCE = 256
 
 
 class FileSink:
@@ -108,21 +58,23 @@ class FileSink:
 
     def __init__(self, name: str, settings: FileSettings, *, files: Files | None = None) -> None:
         self._name = name
-        self._format = settings.format
+        self._settings = settings
         self._mode = int(settings.mode, 8)
         self._template = Template.parse(settings.destination)
         self._root = self._template.root.rstrip("/") or "/"
-        self._max_open_files = settings.max_open_files
-        self._limit = settings.max_open_files
+        self._rotation = Rotation.wanted(settings)
         self._files = files or Files()
+        self._turn = asyncio.Lock()
         self._state: SinkState | None = None
-        self._threads: ThreadPoolExecutor | None = None
-        self._jobs: list[Future[None]] = []
-        self._open_files: OrderedDict[str, OutputFile] = OrderedDict()
-        self._remembered: OrderedDict[str, None] = OrderedDict()
+        self._open_pool: FilePool | None = None
+        self._rotator: Rotator | None = None
+        self._remembered: OrderedDict[str, bool] = OrderedDict()  # whether written since `open`
 
     async def open(self, state: SinkState) -> None:
         """Create the directory that the operator named, and see that files can be made in it.
+
+        What a crash left of a rotation is finished behind the first deliveries, or before the one
+        that meets the file.
 
         Raises:
             SinkUnavailableError: Not now.
@@ -130,9 +82,24 @@ class FileSink:
         """
         await self.close()
         self._state = state
-        self._limit = self._max_open_files
-        self._threads = ThreadPoolExecutor(_WORKERS, thread_name_prefix=f"sink-{self._name}")
-        await self._each(self._prepare_root, [self._root])
+        name = f"sink-{self._name}"
+        self._open_pool = pool = FilePool(
+            name,
+            files=self._files,
+            root=self._root,
+            mode=self._mode,
+            max_open_files=self._settings.max_open_files,
+        )
+        await pool.each(self._prepare_root, [self._root])
+        keys = state.keys()
+        self._remembered = OrderedDict.fromkeys(
+            (key for key in keys if key.startswith(KEY_PREFIX)), False
+        )
+        if self._rotation is not None:
+            shelf = Shelf(self._files, self._root, self._mode)
+            self._rotator = Rotator(
+                name, self._rotation, shelf=shelf, pool=pool, state=state, turn=self._turn
+            )
 
     async def write(self, batch: Batch) -> StateChanges:
         """Append the batch's lines; when this returns they are on the disk.
@@ -144,45 +111,54 @@ class FileSink:
             SinkUnavailableError: The disk is full, or failed: the same batch again later.
             SinkMisconfiguredError: A path cannot or must not be written.
         """
-        await self._settle()
-        try:
-            return await self._attempt(batch)
-        except TooManyOpenFilesError:
-            self._limit = max(1, min(self._limit, len(self._open_files)) // 2)
-            await self._close_all_but(0)
-            raise
+        async with self._turn:
+            await self._pool.settle()
+            try:
+                return await self._attempt(batch)
+            except TooManyOpenFilesError:
+                await self._pool.do_with_fewer()
+                raise
 
     async def close(self) -> None:
-        """Close every file. May be called at any time, and again."""
-        await self._settle()
-        if self._threads is not None:
-            await self._close_all_but(0)
-            threads, self._threads = self._threads, None
-            threads.shutdown()
+        """Close every file. May be called at any time, and again.
+
+        Compression that is under way is waited for, but not for long: the next `open` goes on.
+        """
+        if self._rotator is not None:
+            await self._rotator.stop()
+            self._rotator = None
+        if self._open_pool is not None:
+            await self._open_pool.close()
+            self._open_pool = None
 
     async def _attempt(self, batch: Batch) -> StateChanges:
-        pieces: dict[str, list[Piece]] = {}
-        await self._each(
-            lambda whole: pieces.update(split(whole, self._template, self._format)), [batch]
-        )
-        targets = [self._target(path, pieces[path]) for path in pieces]
+        targets = await self._targets(batch)
+        if self._rotator is not None:
+            await self._rotator.make_way(targets)
         found: dict[str, Mark] = {}
-        done: dict[str, Mark] = {}
-        await self._in_turns(lambda target: self._measure(target, found), targets)
+        await self._pool.in_turns(lambda target: self._measure(target, found), targets)
+        targets = [target for target in targets if target.mark is not None]
         if found:
             await self._known_state.remember(_encoded(found))
-        await self._in_turns(lambda target: self._append(target, done), targets)
-        new = [target.file for target in targets if target.file.is_new]
-        directories = {directory for file in new for directory in file.directories}
-        await self._each(lambda path: sync_directory(self._files, path), sorted(directories))
-        for file in new:
-            file.is_new = False
-        return {**_encoded(done), **self._forgotten(done)}
+        done: dict[str, Mark] = {}
+        await self._pool.in_turns(lambda target: self._append(target, done), targets)
+        await self._sync_directories(targets)
+        marks = _encoded(done)
+        changes: StateChanges = {**marks, **await self._forgotten(done)}
+        if self._rotator is not None:
+            self._rotator.expect(marks)
+            changes |= self._rotator.newest(targets)
+        return changes
 
     @property
     def _known_state(self) -> SinkState:
         assert self._state is not None, "write before open"
         return self._state
+
+    @property
+    def _pool(self) -> FilePool:
+        assert self._open_pool is not None, "write before open"
+        return self._open_pool
 
     def _prepare_root(self, root: str) -> None:
         with verdicts(root):
@@ -193,90 +169,101 @@ class FileSink:
         with suppress(SinkError):
             sync_directory(self._files, os.path.dirname(root))  # noqa: PTH120 - text, not a Path
 
-    def _target(self, path: str, pieces: Sequence[Piece]) -> _Target:
-        file = self._open_files.get(path)
-        if file is None:
-            file = OutputFile(self._files, self._root, path, self._mode)
-        target = _Target(file, pieces, None)
+    async def _targets(self, batch: Batch) -> list[Target]:
+        pieces: dict[str, list[Piece]] = {}
+        moments: dict[str, Moment] = {}
+
+        def plan(whole: Batch) -> None:
+            pieces.update(split(whole, self._template, self._settings.format))
+            if self._rotation is not None and self._rotation.needs_moments:
+                moments.update({path: newest_moment(pieces[path]) for path in pieces})
+
+        await self._pool.each(plan, [batch])
+        ended = self._ended_paths(batch, pieces)
+        targets = [
+            self._target(path, pieces.get(path, ()), moments.get(path, NO_MOMENT))
+            for path in (*pieces, *sorted(ended - pieces.keys()))
+        ]
+        for target in targets:
+            target.has_ended = target.file.path in ended
+        return [target for target in targets if target.pieces or target.mark is not None]
+
+    def _ended_paths(self, batch: Batch, pieces: Collection[str]) -> set[str]:
+        """The files of streams that end with this batch, if that is a reason to put them away."""
+        if self._rotation is None or not self._rotation.at_end:
+            return set()
+        streams = [source.stream for source in batch.slices if source.end is not None]
+        if not self._template.needs_stamp:
+            return {self._template.render(stream) for stream in streams}
+        known = [*pieces, *(key.removeprefix(KEY_PREFIX) for key in self._remembered)]
+        patterns = [self._template.paths_of(stream) for stream in streams]
+        return {path for pattern in patterns for path in known if pattern.fullmatch(path)}
+
+    def _target(self, path: str, pieces: Sequence[Piece], moment: Moment) -> Target:
+        target = Target(self._pool.file(path), pieces, None, moment)
         remembered = self._known_state.get(target.key)
         target.mark = None if remembered is None else Mark.decode(remembered)
         return target
 
-    def _measure(self, target: _Target, found: dict[str, Mark]) -> None:
+    def _measure(self, target: Target, found: dict[str, Mark]) -> None:
+        if not target.pieces and not target.file.is_there():
+            target.mark = None
+            return
+        before = target.mark
+        number = 0 if self._rotator is None else self._rotator.look_up_number(target)
         mark = target.file.measure(target.mark)
         if mark != target.mark:
-            target.mark = found[target.key] = mark
+            mark = replace(mark, number=number)
+        if mark != before:
+            found[target.key] = mark
+        target.mark = mark
 
-    def _append(self, target: _Target, done: dict[str, Mark]) -> None:
-        mark = target.mark
-        assert mark is not None, "measured before"
-        buffers, open_line = lay_out(target.pieces, mark.open_line, self._format)
+    def _append(self, target: Target, done: dict[str, Mark]) -> None:
+        mark = target.known_mark
+        buffers, open_line = lay_out(target.pieces, mark.open_line, self._settings.format)
         length_bytes = target.file.append(mark.length_bytes, buffers)
-        done[target.key] = Mark(length_bytes, open_line)
+        mark = replace(mark, length_bytes=length_bytes, open_line=open_line)
+        done[target.key] = mark if self._rotator is None else self._rotator.judge(target, mark)
 
-    def _forgotten(self, written: Iterable[str]) -> StateChanges:
+    async def _sync_directories(self, targets: Sequence[Target]) -> None:
+        new = [target.file for target in targets if target.file.is_new]
+        directories = {directory for file in new for directory in file.directories}
+        await self._pool.each(lambda path: sync_directory(self._files, path), sorted(directories))
+        for file in new:
+            file.is_new = False
+
+    async def _forgotten(self, written: Collection[str]) -> StateChanges:
         """Files written longest ago need no mark: they are confirmed to their very end.
 
-        Should one be met again, its length then is where it goes on.
+        Should one be met again, its length then is where it goes on. A file of an earlier run may
+        have bytes of a batch that has yet to come again: it is looked at.
         """
         for key in written:
-            self._remembered[key] = None
+            self._remembered[key] = True
             self._remembered.move_to_end(key)
-        surplus = max(0, len(self._remembered) - max(_REMEMBERED_FILES, len(list(written))))
-        return {self._remembered.popitem(last=False)[0]: None for _ in range(surplus)}
+        surplus = max(0, len(self._remembered) - max(_REMEMBERED_FILES, len(written)))
+        oldest = list(islice(self._remembered, min(surplus, max(_FORGOTTEN_AT_ONCE, len(written)))))
+        needed: set[str] = set()
+        await self._pool.each(lambda key: needed.update(self._if_needed(key)), oldest)
+        for key in oldest:
+            if key in needed:
+                self._remembered.move_to_end(key)
+            else:
+                del self._remembered[key]
+        return {key: None for key in oldest if key not in needed}
 
-    async def _in_turns(self, work: Callable[[_Target], None], targets: Sequence[_Target]) -> None:
-        """Work on all targets, with never more than the allowed number of files open."""
-        for start in range(0, len(targets), self._limit):
-            turn = targets[start : start + self._limit]
-            for target in turn:
-                self._open_files[target.file.path] = target.file
-                self._open_files.move_to_end(target.file.path)
-            await self._close_all_but(self._limit)
-            await self._each(work, turn)
-
-    async def _close_all_but(self, count: int) -> None:
-        surplus = max(0, len(self._open_files) - count)
-        paths = list(self._open_files)[:surplus]
-        await self._each(OutputFile.close, [self._open_files[path] for path in paths])
-        for path in paths:  # only now: a cancelled close must leave the rest to the next one
-            del self._open_files[path]
-
-    async def _each(self, work: Callable[[_T], None], items: Sequence[_T]) -> None:
-        """Do the work on every item, in threads; returns or raises when none is at it any more.
-
-        Raises:
-            SinkError: One of the items' errors, what somebody has to mend first.
-        """
-        assert self._threads is not None, "write before open"
-        waiting = deque(items)
-
-        def work_off() -> None:
-            while waiting:
-                try:
-                    item = waiting.popleft()
-                except IndexError:  # another thread was faster
-                    return
-                work(item)
-
-        workers = min(_WORKERS, len(items))
-        self._jobs = [self._threads.submit(work_off) for _ in range(workers)]
-        try:
-            results = await asyncio.gather(
-                *map(asyncio.wrap_future, self._jobs), return_exceptions=True
-            )
-        except asyncio.CancelledError:
-            waiting.clear()
-            raise
-        errors = [result for result in results if result is not None]
-        if errors:
-            raise min(errors, key=lambda error: not isinstance(error, SinkMisconfiguredError))
-
-    async def _settle(self) -> None:
-        """Wait for threads that a cancelled call has left behind."""
-        left = [asyncio.wrap_future(job) for job in self._jobs if not job.done()]
-        await asyncio.gather(*left, return_exceptions=True)
+    def _if_needed(self, key: str) -> list[str]:
+        value = self._known_state.get(key)
+        if value is None:
+            return []
+        mark = Mark.decode(value)
+        if mark.put_away_as:
+            return [key]
+        if self._remembered[key]:
+            return []
+        file = self._pool.file(key.removeprefix(KEY_PREFIX))
+        return [key] if file.is_longer_than(mark.length_bytes) else []
 
 
-def _encoded(marks: dict[str, Mark]) -> StateChanges:
+def _encoded(marks: Mapping[str, Mark]) -> dict[str, bytes]:
     return {key: mark.encode() for key, mark in marks.items()}

@@ -88,15 +88,22 @@ class Slice:
 
     Attributes:
         first_line: Line number of the first record; the others follow without a hole. Sandbox id,
-            container and line number together are the record id, the same at every resend.
+            container, generation and line number together are the record id, the same at every
+            resend.
         line_count: Number of records.
         raw: Exactly the bytes the server sent: `<stamp> <text>\n` for every line. Only a stream's
             very last line, and every part but a line's last, lack the newline.
         received_ns: When the bytes were received, by the forwarder's clock.
         part: 0 for whole lines. From 1: this slice is one record, the part of that number of a
             line that was too long; only part 1 begins with the stamp.
-        gap: For a gap record (then `raw` is empty and `line_count` 0), what is missing: `cause`,
-            `after_line`, `from_stamp_ns`, `to_stamp_ns`, `noticed_ns`, `missing_bytes`.
+        gap: For a gap record (then `raw` is empty and `line_count` 0), what is missing: `kind`
+            (range, tail, dropped), `cause`, `bounds` (exact, approximate), `after_line`,
+            `before_line`, `from_stamp_ns`, `to_stamp_ns`, `from_offset`, `to_offset`,
+            `missing_bytes`, `noticed_ns`, and `filled_ns`, which is not 0 when an earlier gap
+            record is taken back: its lines were found. See `docs/delivery.md`.
+        end: For an end record (also without lines), how the stream ended: `state`, `detail`,
+            `lines`, `ended_ns`. Nothing of the stream follows, unless its sandbox comes back.
+        generation: Which life of the container the lines come from; 0 until it was restarted.
         decode: Makes the columns from the slice; called at most once, only when asked for.
     """
 
@@ -108,6 +115,8 @@ class Slice:
     decode: Callable[[Slice], Columns] = field(repr=False, compare=False)
     part: int = 0
     gap: Mapping[str, str | int | None] | None = None
+    end: Mapping[str, str | int] | None = None
+    generation: int = 0
 
     @cached_property
     def columns(self) -> Columns:
@@ -119,7 +128,8 @@ class Slice:
 class Batch:
     """What one `write` delivers: some slices, in the order in which they were taken.
 
-    The slices of one stream are in order and without holes or overlaps, over all batches.
+    The slices of one stream are in order and without overlaps, over all batches; where line numbers
+    have a hole, a gap record stands in it.
 
     Attributes:
         first_id: Identity of the batch's first frame; with `last_id` the same at every resend.
@@ -148,11 +158,17 @@ class SinkState(Protocol):
         """The value last remembered under this key."""
         ...
 
+    def keys(self) -> Sequence[str]:
+        """Every key under which something is remembered, in no particular order."""
+        ...
+
     async def remember(self, changes: Mapping[str, bytes | None]) -> None:
         """Make changes durable now, before this returns; None forgets a key.
 
         For what must be known after a crash even though no batch was confirmed: the length that a
-        file had before its first line, the planned key of an object.
+        file had before its first line, the planned key of an object. What `write` returned for
+        batches delivered before, and the cursor behind them, become durable first. It may be called
+        outside of `write` too, from a task of the sink's own.
         """
         ...
 

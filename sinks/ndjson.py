@@ -5,12 +5,14 @@ A line::
     {"time":"2026-11-23T04:05:06.000000007Z","sandbox_id":"sbx-1","container":"main","line":0,
      "text":"hello"}
 
-`display_name`, `tags` and `attributes` are there only when the stream has them, `part` only on the
-numbered parts of a line that was too long. Text that is not UTF-8 comes losslessly as
+`display_name`, `tags` and `attributes` are there only when the stream has them, `generation` only
+when it is not 0, because a restarted container counts its lines from 0 again, and `part` only on
+the numbered parts of a line that was too long. Text that is not UTF-8 comes losslessly as
 `text_base64` in place of `text`.
 
 A gap record has an object under `gap` and neither `line` nor `text`. Whatever a sandbox prints
-arrives inside the string `text`, so that no output can look like a gap record.
+arrives inside the string `text`, so that no output can look like a gap record. An end record is
+nothing here: readers count on lines and on gaps, and know an end from elsewhere.
 """
 
 from __future__ import annotations
@@ -24,7 +26,7 @@ import orjson
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Sequence
 
-    from sinks.interface import Slice, Stream
+    from sinks.interface import Slice
 
 _NS_PER_S = 1_000_000_000
 
@@ -47,7 +49,7 @@ def encode_lines(source: Slice, start: int = 0, stop: int | None = None) -> byte
 
 def encode_gap(source: Slice) -> bytes:
     """A gap record as one NDJSON line; `time` is where the hole begins, as far as that is known."""
-    record = {"time": rfc3339(gap_stamp_ns(source)), **_fields(source.stream)}
+    record = {"time": rfc3339(gap_stamp_ns(source)), **_fields(source)}
     return orjson.dumps({**record, "gap": dict(source.gap or {})}, option=orjson.OPT_APPEND_NEWLINE)
 
 
@@ -79,7 +81,8 @@ def rfc3339_column(stamps_ns: Iterable[int]) -> Iterator[str]:
         yield f"{prefix}{fraction_ns:09d}Z"
 
 
-def _fields(stream: Stream) -> dict[str, Any]:
+def _fields(source: Slice) -> dict[str, Any]:
+    stream = source.stream
     fields: dict[str, Any] = {"sandbox_id": stream.sandbox_id, "container": stream.container}
     if stream.display_name:
         fields["display_name"] = stream.display_name
@@ -87,12 +90,14 @@ def _fields(stream: Stream) -> dict[str, Any]:
         fields["tags"] = stream.tags
     if stream.attributes:
         fields["attributes"] = dict(stream.attributes)
+    if source.generation:
+        fields["generation"] = source.generation
     return fields
 
 
 def _wrapping(source: Slice) -> tuple[str, str]:
     """What stands between a line's time and its number, and what stands behind its text."""
-    fields = orjson.dumps(_fields(source.stream)).decode()
+    fields = orjson.dumps(_fields(source)).decode()
     after = f',"part":{source.part}}}\n' if source.part else "}\n"
     return f'",{fields[1:-1]},"line":', after
 

@@ -317,3 +317,7 @@ class SinkSettings(Section):
     def destination(self) -> str:
         """What no other sink of this kind may write to; empty when sharing does no harm."""
         return ""
+
+    def may_meet(self, other: "SinkSettings") -> bool:
+        """Whether both sinks, of one kind, may come to write to the same place."""
+        return self.destination != "" and self.destination == other.destination

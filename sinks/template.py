@@ -31,6 +31,11 @@ _MAX_COMPONENT_BYTES = 240  # leaves room for what is put behind a name: `.gz`, 
 _DIGEST_CHARACTERS = 32
 _MIN_VALUE_BYTES = _DIGEST_CHARACTERS + 8
 
+#: What stands for them in a pattern; also for what may be there in their place.
+_STAMP_PATTERNS = {"date": "[0-9]{4}-[0-9]{2}-[0-9]{2}", "hour": "[0-9]{2}"}
+_DIGIT, _VALUE = "digit", "value"
+_DIGITS = frozenset("0123456789")
+
 _TOKEN = re.compile(r"\{\{|\}\}|\{([^{}]*)\}|[{}]|[^{}]+")
 _SAFE = frozenset(b"abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789._-")
 _NS_PER_S = 1_000_000_000
@@ -76,6 +81,23 @@ class Template:
         """Whether the result depends on a line's stamp, and not on its stream alone."""
         return not self.fields.isdisjoint(_STAMP_FIELDS)
 
+    def paths_of(self, stream: Stream) -> re.Pattern[str]:
+        """What fully matches the stream's paths, whatever the stamp."""
+        values = _values(stream)
+        return re.compile(
+            "".join(
+                re.escape(part)
+                if isinstance(part, str)
+                else _STAMP_PATTERNS.get(part.name)
+                or re.escape(safe_name(values[part.name], part.max_bytes))
+                for part in self._parts
+            )
+        )
+
+    def may_meet(self, other: Template) -> bool:
+        """Whether some values give a path of this template and of the other one, too."""
+        return _may_meet(_signs(self._parts), _signs(other._parts))
+
     @property
     def root(self) -> str:
         """The directory that no value has a part in, with its final slash; empty when relative."""
@@ -84,11 +106,7 @@ class Template:
 
     def render(self, stream: Stream, stamp_ns: int = 0) -> str:
         """The path of one stream's lines of the hour of this stamp."""
-        values = {
-            "sandbox_id": stream.sandbox_id,
-            "container": stream.container,
-            "display_name": stream.display_name,
-        }
+        values = _values(stream)
         if self.needs_stamp:
             moment = datetime.fromtimestamp(stamp_ns // _NS_PER_S, UTC)
             values["date"] = moment.date().isoformat()
@@ -119,6 +137,57 @@ def safe_name(value: str, max_bytes: int = MAX_VALUE_BYTES) -> str:
         return name
     digest = hashlib.sha256(data).hexdigest()[:_DIGEST_CHARACTERS]
     return f"{name[: max_bytes - len(digest) - 2]}~~{digest}"
+
+
+def _values(stream: Stream) -> dict[str, str]:
+    return {
+        "sandbox_id": stream.sandbox_id,
+        "container": stream.container,
+        "display_name": stream.display_name,
+    }
+
+
+def _signs(parts: tuple[str | _Field, ...]) -> list[str]:
+    """One sign for each character: itself, any digit, or any text of one character or more."""
+    signs: list[str] = []
+    for part in parts:
+        if isinstance(part, str):
+            signs.extend(part)
+        elif part.name in _STAMP_FIELDS:
+            date = [_DIGIT] * 4 + ["-", *[_DIGIT] * 2] * 2
+            signs.extend(date if part.name == "date" else [_DIGIT] * 2)
+        else:
+            signs.append(_VALUE)
+    return signs
+
+
+def _may_meet(ours: list[str], theirs: list[str]) -> bool:
+    """Whether some text has both shapes: both are walked at once, a value as often as it likes."""
+    reached = {(0, 0)}
+    waiting = [(0, 0)]
+    while waiting:
+        i, j = waiting.pop()
+        if i == len(ours) and j == len(theirs):
+            return True
+        if i == len(ours) or j == len(theirs) or not _may_agree(ours[i], theirs[j]):
+            continue
+        steps = {(i + 1, j + 1)}
+        steps |= {(i, j + 1)} if ours[i] == _VALUE else set()
+        steps |= {(i + 1, j)} if theirs[j] == _VALUE else set()
+        waiting.extend(steps - reached)
+        reached |= steps
+    return False
+
+
+def _may_agree(one: str, other: str) -> bool:
+    """Whether one character fits both signs."""
+    if one == _VALUE:
+        return other in {_DIGIT, _VALUE, "~"} or (other.isascii() and ord(other) in _SAFE)
+    if other == _VALUE:
+        return _may_agree(other, one)
+    if _DIGIT in {one, other}:
+        return one == other or (one + other).replace(_DIGIT, "") in _DIGITS
+    return one == other
 
 
 def _scan(text: str) -> tuple[str | _Field, ...]:

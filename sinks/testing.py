@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import asyncio
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeAlias
 
 from sinks.interface import Batch, Columns, Slice, Stream
 from sinks.ndjson import rfc3339
@@ -19,6 +19,9 @@ if TYPE_CHECKING:
 
 #: The stream of slices that name none.
 STREAM = Stream("sbx-1", "main")
+
+#: Sandbox id, container, generation, line, part, and what a record of ours says.
+RecordKey: TypeAlias = tuple[str, str, int, int, int, str]
 
 
 class MemoryState:
@@ -34,6 +37,10 @@ class MemoryState:
     def get(self, key: str) -> bytes | None:
         """The value last remembered or committed under this key."""
         return self.values.get(key)
+
+    def keys(self) -> Sequence[str]:
+        """Every key under which something is remembered."""
+        return tuple(self.values)
 
     async def remember(self, changes: Mapping[str, bytes | None]) -> None:
         """Durable at once, as the interface promises."""
@@ -56,7 +63,7 @@ async def deliver(sink: Sink, state: MemoryState, *batches: Batch) -> None:
 
 @dataclass(frozen=True, slots=True)
 class Record:
-    """A line, a part of one, or a gap record, as `MemorySink` keeps it."""
+    """A line, a part of one, a gap record or an end record, as `MemorySink` keeps it."""
 
     sandbox_id: str
     container: str
@@ -65,6 +72,18 @@ class Record:
     stamp_ns: int
     text: bytes
     gap: Mapping[str, str | int | None] | None = None
+    end: Mapping[str, str | int] | None = None
+    generation: int = 0
+
+    @property
+    def key(self) -> RecordKey:
+        """What makes it this record and no other: the record id, and the kind of record."""
+        ours = self.end if self.gap is None else self.gap
+        kind = "" if ours is None else str(sorted(ours.items(), key=str))
+        return (
+            *(self.sandbox_id, self.container, self.generation),
+            *(self.line, self.part, kind),
+        )
 
 
 class MemorySink:
@@ -74,7 +93,7 @@ class MemorySink:
         records: Where they are kept; handed to a second sink it is what survived a crash.
     """
 
-    def __init__(self, records: dict[tuple[str, str, int, int, str], Record] | None = None) -> None:
+    def __init__(self, records: dict[RecordKey, Record] | None = None) -> None:
         self.kept = {} if records is None else records
         self.batches: list[Batch] = []
 
@@ -91,9 +110,7 @@ class MemorySink:
         self.batches.append(batch)
         for source in batch.slices:
             for record in _records(source):
-                kind = "" if record.gap is None else str(sorted(record.gap.items(), key=str))
-                key = (record.sandbox_id, record.container, record.line, record.part, kind)
-                self.kept.setdefault(key, record)
+                self.kept.setdefault(record.key, record)
         return {}
 
     async def close(self) -> None:
@@ -177,6 +194,7 @@ def slice_of(
     first_line: int = 0,
     part: int = 0,
     ended: bool = True,
+    generation: int = 0,
 ) -> Slice:
     """A slice of lines given as (stamp in nanoseconds, text).
 
@@ -186,6 +204,7 @@ def slice_of(
         first_line: The line number of the first one.
         part: 0 for whole lines, else the part's number; later parts carry no stamp.
         ended: Whether the last line has its newline.
+        generation: Which life of the container.
     """
     stamps_ns = [stamp_ns for stamp_ns, _ in lines]
     texts = [text.encode() if isinstance(text, str) else text for _, text in lines]
@@ -199,6 +218,7 @@ def slice_of(
         received_ns=max(stamps_ns, default=0),
         decode=lambda _: Columns(stamps_ns, texts),
         part=part,
+        generation=generation,
     )
 
 
@@ -207,10 +227,17 @@ def gap_of(
     stream: Stream = STREAM,
     first_line: int = 0,
     cause: str = "anchor_lost",
+    kind: str = "range",
+    bounds: str = "exact",
+    before_line: int | None = None,
     from_stamp_ns: int = 0,
     to_stamp_ns: int = 0,
+    from_offset: int | None = None,
+    to_offset: int | None = None,
     noticed_ns: int = 1,
+    filled_ns: int = 0,
     missing_bytes: int | None = None,
+    generation: int = 0,
 ) -> Slice:
     """A gap record that stands before the line of this number."""
     return Slice(
@@ -221,13 +248,41 @@ def gap_of(
         received_ns=noticed_ns,
         decode=lambda _: Columns((), ()),
         gap={
+            "kind": kind,
             "cause": cause,
+            "bounds": bounds,
             "after_line": first_line - 1,
+            "before_line": before_line,
             "from_stamp_ns": from_stamp_ns,
             "to_stamp_ns": to_stamp_ns,
+            "from_offset": from_offset,
+            "to_offset": to_offset,
             "noticed_ns": noticed_ns,
+            "filled_ns": filled_ns,
             "missing_bytes": missing_bytes,
         },
+        generation=generation,
+    )
+
+
+def end_of(
+    *,
+    stream: Stream = STREAM,
+    first_line: int = 0,
+    state: str = "complete",
+    ended_ns: int = 1,
+    generation: int = 0,
+) -> Slice:
+    """An end record: the stream had so many lines, and none follows."""
+    return Slice(
+        stream=stream,
+        first_line=first_line,
+        line_count=0,
+        raw=b"",
+        received_ns=ended_ns,
+        decode=lambda _: Columns((), ()),
+        end={"state": state, "detail": "", "lines": first_line, "ended_ns": ended_ns},
+        generation=generation,
     )
 
 
@@ -237,13 +292,17 @@ def batch_of(*slices: Slice, first_id: int = 1) -> Batch:
 
 
 def _records(source: Slice) -> list[Record]:
-    identity = source.stream.identity
-    if source.gap is not None:
-        stamp_ns = source.gap["from_stamp_ns"]
+    identity, generation = source.stream.identity, source.generation
+    if source.gap is not None or source.end is not None:
+        stamp_ns = (source.gap or {}).get("from_stamp_ns")
         at_ns = stamp_ns if isinstance(stamp_ns, int) else 0
-        return [Record(*identity, source.first_line, 0, at_ns, b"", source.gap)]
+        record = (*identity, source.first_line, 0, at_ns, b"")
+        return [Record(*record, gap=source.gap, end=source.end, generation=generation)]
     columns = source.columns
     return [
-        Record(*identity, source.first_line + index, source.part, stamp_ns, text)
+        Record(
+            *(*identity, source.first_line + index, source.part, stamp_ns, text),
+            generation=generation,
+        )
         for index, (stamp_ns, text) in enumerate(zip(columns.stamps_ns, columns.texts, strict=True))
     ]

@@ -11,7 +11,8 @@ from opentelemetry.sdk.resources import Resource
 from prometheus_client import CollectorRegistry
 from prometheus_client.exposition import CONTENT_TYPE_PLAIN_0_0_4, generate_latest
 
-from forwarder.admin.register import REGISTER, Definition, Kind, Sample
+from forwarder.admin.register import REGISTER, Definition, Kind
+from forwarder.admin.samples import Sample
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable

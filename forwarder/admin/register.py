@@ -8,35 +8,25 @@ metric of the spool has no series while the spool cannot be read.
 from __future__ import annotations
 
 import enum
-from collections import Counter
 from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
 from typing import TYPE_CHECKING, Final
 
-from forwarder.model import GapCause, StreamState
+from forwarder.admin.samples import (
+    by_label,
+    of_process,
+    of_sinks,
+    of_spool,
+    oldest_pending,
+    sink_states,
+    spool_limit,
+    stream_states,
+)
+from forwarder.model import GapCause
 from forwarder.source.resume import Step
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Mapping
-
-    from forwarder.metrics import Metrics
-    from forwarder.spool.interface import SinkOverview, SpoolOverview
-
-#: What a sink may be; see `forwarder.dispatcher.SinkHealth`.
-SINK_STATES: Final = ("starting", "running", "retrying", "held")
-
-
-@dataclass(frozen=True, slots=True)
-class Sample:
-    """Where the numbers of one scrape come from.
-
-    Attributes:
-        overview: None while the spool cannot be read.
-    """
-
-    metrics: Metrics
-    overview: SpoolOverview | None
-    ready: bool
+    from forwarder.admin.samples import Reading
 
 
 class Kind(enum.Enum):
@@ -44,10 +34,6 @@ class Kind(enum.Enum):
 
     COUNTER = "counter"
     GAUGE = "gauge"
-
-
-#: A series: its value, then the values of the labels.
-Row = tuple[float, *tuple[str, ...]]
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,7 +49,7 @@ class Definition:
     name: str
     kind: Kind
     meaning: str
-    read: Callable[[Sample], Iterable[Row]]
+    read: Reading
     advice: str = ""
     labels: tuple[str, ...] = ()
 
@@ -71,7 +57,7 @@ class Definition:
 def _counter(
     name: str,
     meaning: str,
-    read: Callable[[Sample], Iterable[Row]],
+    read: Reading,
     *,
     advice: str = "",
     labels: tuple[str, ...] = (),
@@ -82,56 +68,12 @@ def _counter(
 def _gauge(
     name: str,
     meaning: str,
-    read: Callable[[Sample], Iterable[Row]],
+    read: Reading,
     *,
     advice: str = "",
     labels: tuple[str, ...] = (),
 ) -> Definition:
     return Definition(f"sandbox_forwarder_{name}", Kind.GAUGE, meaning, read, advice, labels)
-
-
-def _process(value: Callable[[Metrics], float]) -> Callable[[Sample], Iterable[Row]]:
-    return lambda sample: [(value(sample.metrics),)]
-
-
-def _counts(
-    value: Callable[[Metrics], Mapping[str, int]], known: Iterable[str]
-) -> Callable[[Sample], Iterable[Row]]:
-    """One series for each known label value, also while it is 0: a rate needs a beginning."""
-    names = tuple(known)
-
-    def read(sample: Sample) -> Iterable[Row]:
-        counts = value(sample.metrics)
-        return [(counts.get(name, 0), name) for name in dict.fromkeys((*names, *counts))]
-
-    return read
-
-
-def _spool(value: Callable[[SpoolOverview], float]) -> Callable[[Sample], Iterable[Row]]:
-    return lambda sample: [] if sample.overview is None else [(value(sample.overview),)]
-
-
-def _sinks(value: Callable[[SinkOverview], float]) -> Callable[[Sample], Iterable[Row]]:
-    def read(sample: Sample) -> Iterable[Row]:
-        sinks = () if sample.overview is None else sample.overview.sinks
-        return [(value(sink), sink.name) for sink in sinks]
-
-    return read
-
-
-def _sink_states(sample: Sample) -> Iterable[Row]:
-    sinks = () if sample.overview is None else sample.overview.sinks
-    for sink in sinks:
-        for state in dict.fromkeys((*SINK_STATES, sink.state)):
-            yield float(state == sink.state), sink.name, state
-
-
-def _stream_states(sample: Sample) -> Iterable[Row]:
-    if sample.overview is None:
-        return
-    counts = Counter(stream.state for stream in sample.overview.streams)
-    for state in StreamState:
-        yield counts[state], str(state)
 
 
 def _version() -> str:
@@ -143,6 +85,7 @@ def _version() -> str:
 
 _VERSION: Final = _version()
 _SINK = ("sink",)
+_LOSSES: Final = (GapCause.SPOOL_FULL, GapCause.SPOOL_DAMAGED)
 
 #: Every metric there is, in the order in which `docs/operations.md` explains them.
 REGISTER: Final = (
@@ -161,62 +104,82 @@ REGISTER: Final = (
     _gauge(
         "discovery_failing",
         "1 while the API does not say which sandboxes there are: new ones are not seen.",
-        _spool(lambda overview: float(any(note.name == "discovery" for note in overview.notes))),
+        of_spool(lambda overview: float(any(note.name == "discovery" for note in overview.notes))),
         advice="Alert on 1 for some minutes; status says why.",
     ),
     # Reading: since the process began.
     _counter(
         "received_messages_total",
         "Messages received on log streams.",
-        _process(lambda metrics: metrics.received_messages),
+        of_process(lambda metrics: metrics.received_messages),
     ),
     _counter(
         "received_bytes_total",
         "New log bytes received on log streams, committed or not yet.",
-        _process(lambda metrics: metrics.received_bytes),
+        of_process(lambda metrics: metrics.received_bytes),
     ),
     _counter(
         "lines_taken_total",
         "Lines committed to the spool: from here on they survive a kill and a power cut.",
-        _process(lambda metrics: metrics.taken_lines),
+        of_process(lambda metrics: metrics.taken_lines),
         advice="Compare its rate with what you expect of your sandboxes.",
     ),
     _counter(
         "taken_bytes_total",
         "Bytes of those lines, as the API sent them.",
-        _process(lambda metrics: metrics.taken_bytes),
+        of_process(lambda metrics: metrics.taken_bytes),
     ),
     _counter(
         "stream_reconnects_total",
         "Attempts to open a log stream again, by how.",
-        _counts(lambda metrics: metrics.reconnects, (step.value for step in Step)),
+        by_label(lambda metrics: metrics.reconnects, (step.value for step in Step)),
         advice="A few are routine. A steadily high rate of hold means refused credentials.",
         labels=("how",),
     ),
+    _gauge(
+        "stream_idle_seconds",
+        "The longest time for which a stream that is followed now has brought nothing, not even a"
+        " sign of life.",
+        of_process(lambda metrics: metrics.longest_idle_s()),
+        advice="Over some multiples of source.idle_probe something hangs; status names the stream.",
+    ),
     _counter(
         "gaps_total",
-        "Ranges of lines that the platform no longer had, by cause.",
-        _counts(lambda metrics: metrics.gaps, GapCause),
-        advice="Alert on any increase: lines are missing, or may be. status names the streams.",
+        "Ranges of lines declared missing, or possibly missing, by cause.",
+        by_label(lambda metrics: metrics.gaps, GapCause),
+        advice="Alert on any increase; the command gaps says which lines, and why.",
+        labels=("cause",),
+    ),
+    _counter(
+        "gaps_filled_total",
+        "Ranges declared missing before, of which the lines were found after all.",
+        of_process(lambda metrics: metrics.gaps_filled),
+    ),
+    _counter(
+        "lost_lines_total",
+        "Lines that were taken, and given up before every sink had them, by cause.",
+        by_label(lambda metrics: metrics.lost_lines, _LOSSES),
+        advice="Alert on any increase: spool_full is a choice (spool.when_full), spool_damaged the"
+        " disk.",
         labels=("cause",),
     ),
     # The spool.
     _counter(
         "commits_total",
         "Transactions that made durable what was read.",
-        _process(lambda metrics: metrics.commits),
+        of_process(lambda metrics: metrics.commits),
     ),
     _counter(
         "commit_seconds_total",
         "Time spent in these transactions.",
-        _process(lambda metrics: metrics.commit_seconds),
+        of_process(lambda metrics: metrics.commit_seconds),
         advice="Divide by commits_total: over about 0.1 s each the disk is too slow.",
     ),
     _gauge(
         "spool_refusing",
         "1 while the spool has no room and reading has stopped.",
-        _process(lambda metrics: float(metrics.spool_refusing)),
-        advice="Alert on 1: make room on the file system of state_dir.",
+        of_process(lambda metrics: float(metrics.spool_refusing)),
+        advice="Alert on 1: status says whether the disk is full or the spool at its limit.",
     ),
     _gauge(
         "spool_readable",
@@ -227,23 +190,45 @@ REGISTER: Final = (
     _gauge(
         "spool_size_bytes",
         "Size of the spool's database, free pages inside it included.",
-        _spool(lambda overview: overview.size_bytes),
+        of_spool(lambda overview: overview.size_bytes),
         advice="Watch it against the free space: a sink that is down makes it grow.",
+    ),
+    _gauge(
+        "spool_used_bytes",
+        "What the spool takes: the database without its free pages, and its write-ahead log.",
+        of_spool(lambda overview: overview.used_bytes),
+        advice="Compare it with spool_limit_bytes where there is a limit.",
+    ),
+    _gauge(
+        "spool_limit_bytes",
+        "The most that it may take, spool.max_size; no series without one.",
+        spool_limit,
+    ),
+    _gauge(
+        "spool_wal_bytes",
+        "Size of the spool's write-ahead log.",
+        of_spool(lambda overview: overview.wal_bytes),
+        advice="Alert when it grows for minutes: some program keeps the database open.",
     ),
     _gauge(
         "spool_frames",
         "Frames held now, for sinks and for comparison with a re-read.",
-        _spool(lambda overview: overview.frames),
+        of_spool(lambda overview: overview.frames),
     ),
     _gauge(
         "spool_gaps",
-        "Gap records in the spool, over its whole life.",
-        _spool(lambda overview: sum(stream.gaps for stream in overview.streams)),
+        "Gap records in the spool that are open: lines are missing, or may be.",
+        of_spool(lambda overview: overview.gaps_unfilled),
+    ),
+    _gauge(
+        "spool_gaps_filled",
+        "Gap records in the spool that were filled: the lines were found after all.",
+        of_spool(lambda overview: sum(stream.gaps_filled for stream in overview.streams)),
     ),
     _gauge(
         "streams",
         "Streams by state.",
-        _stream_states,
+        stream_states,
         advice="Alert on held (credentials refused) and on many reconnecting for long.",
         labels=("state",),
     ),
@@ -251,54 +236,61 @@ REGISTER: Final = (
     _gauge(
         "sink_state",
         "1 for the state that the sink is in, 0 for the others.",
-        _sink_states,
+        sink_states,
         advice="Alert on held at once and on retrying for long; status says why.",
         labels=("sink", "state"),
     ),
     _counter(
         "sink_lines_taken_total",
         "Lines that the sink is to get: delivered + filtered + dead-lettered + dropped + pending.",
-        _sinks(lambda sink: sink.taken),
+        of_sinks(lambda sink: sink.taken),
         labels=_SINK,
     ),
     _counter(
         "sink_lines_delivered_total",
         "Lines that the destination has confirmed to keep.",
-        _sinks(lambda sink: sink.delivered),
+        of_sinks(lambda sink: sink.delivered),
         advice="Alert when it stands still while sink_pending_lines is not 0.",
         labels=_SINK,
     ),
     _counter(
         "sink_lines_filtered_total",
         "Lines that the configuration told this sink to leave out.",
-        _sinks(lambda sink: sink.filtered),
+        of_sinks(lambda sink: sink.filtered),
         labels=_SINK,
     ),
     _counter(
         "sink_lines_dead_lettered_total",
         "Lines that the destination refused for good, set aside.",
-        _sinks(lambda sink: sink.dead_lettered),
+        of_sinks(lambda sink: sink.dead_lettered),
         advice="Alert on any increase.",
         labels=_SINK,
     ),
     _counter(
         "sink_lines_dropped_total",
         "Lines given up.",
-        _sinks(lambda sink: sink.dropped),
+        of_sinks(lambda sink: sink.dropped),
         advice="Alert on any increase.",
         labels=_SINK,
     ),
     _gauge(
         "sink_pending_lines",
         "Lines in the spool that the sink has not got yet.",
-        _sinks(lambda sink: sink.pending),
+        of_sinks(lambda sink: sink.pending),
         advice="Alert when it grows for long: the destination is down or too slow.",
         labels=_SINK,
     ),
     _gauge(
         "sink_pending_bytes",
         "Their bytes, as the API sent them.",
-        _sinks(lambda sink: sink.pending_bytes),
+        of_sinks(lambda sink: sink.pending_bytes),
+        labels=_SINK,
+    ),
+    _gauge(
+        "sink_oldest_pending_seconds",
+        "How long ago the oldest of these lines was taken; 0 when there are none.",
+        oldest_pending,
+        advice="Alert on more than you can wait: it is how late the destination is.",
         labels=_SINK,
     ),
 )

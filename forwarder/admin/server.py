@@ -22,8 +22,9 @@ from uvicorn.protocols.http.h11_impl import H11Protocol
 
 from forwarder.admin.hosts import HostGuard
 from forwarder.admin.metrics import CONTENT_TYPE, Exposition, Sample
+from forwarder.admin.parts import document_json
 from forwarder.admin.snapshots import Snapshots
-from forwarder.admin.status import status_document, status_json
+from forwarder.admin.status import status_document
 from forwarder.errors import SpoolError
 from forwarder.loopback import is_loopback
 
@@ -172,7 +173,12 @@ class AdminServer:
             _log.debug("metrics without the spool's numbers", error=str(error))
             overview = None
         # Without an await in between: all numbers of one answer are from one moment.
-        sample = Sample(self._metrics, overview, ready=not self._health.reasons())
+        sample = Sample(
+            self._metrics,
+            overview,
+            ready=not self._health.reasons(),
+            now_ns=self._clock.time_ns(),
+        )
         return Response(self._exposition.render(sample), media_type=CONTENT_TYPE)
 
     async def _get_status(self, _: Request) -> Response:
@@ -183,7 +189,7 @@ class AdminServer:
         now_ns = self._clock.time_ns()
         # Thousands of streams take many milliseconds: not on the loop that forwards.
         body = await asyncio.to_thread(
-            lambda: status_json(status_document(overview, daemon_pid=os.getpid(), now_ns=now_ns))
+            lambda: document_json(status_document(overview, daemon_pid=os.getpid(), now_ns=now_ns))
         )
         return Response(body, media_type="application/json")
 

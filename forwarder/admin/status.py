@@ -6,39 +6,42 @@ meaning. Times are RFC 3339 in UTC with nanoseconds, or null when unknown; sizes
     format        1
     generated_at  when the document was made
     daemon        running, pid (null when none runs, or when it is not known)
-    spool         id, frames, size_bytes
+    spool         id, frames, size_bytes (the database's file), wal_bytes (its write-ahead log),
+                  used_bytes (both, without free pages), max_bytes (`spool.max_size`, or null),
+                  oldest_frame (when the oldest frame held was received)
     notes         name, text, since, state_age_s: what is wrong beside the numbers; `discovery` is
-                  there while the API does not say which sandboxes there are
-    totals        streams, streams_by_state, lines, bytes, gaps
+                  there while the API does not say which sandboxes there are, `spool` while the
+                  spool takes nothing, or when it was found older than what it has delivered
+    totals        streams, streams_by_state, lines, bytes, gaps, gaps_filled
     sinks         name, state, detail, since, state_age_s, taken, delivered, filtered,
                   dead_lettered, dropped, pending, pending_bytes
-                  (taken = delivered + filtered + dead_lettered + dropped + pending)
+                  (taken = delivered + filtered + dead_lettered + dropped + pending),
+                  oldest_pending, oldest_pending_age_s: when the oldest pending line was received
     streams       sandbox_id, container, display_name, state, detail, since, state_age_s, lines,
-                  bytes, last_stamp, gaps
+                  bytes, last_stamp, gaps, gaps_filled, generation
+
+`gaps` are those in which lines are missing or may be; `gaps_filled` those that were closed again.
 
 While no daemon runs, the states are those in which the last one left things.
 """
 
 from __future__ import annotations
 
-import json
 from collections import Counter
 from dataclasses import asdict
-from datetime import UTC, datetime
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
+from forwarder.admin.parts import age_s, rfc3339
 from forwarder.admin.view import render_status
 from forwarder.model import StreamState
 
 if TYPE_CHECKING:
+    from forwarder.admin.parts import Document
     from forwarder.spool.interface import SinkOverview, SpoolOverview, StreamOverview
 
-__all__ = ["Document", "render_status", "status_document", "status_json"]
-
-Document = dict[str, Any]
+__all__ = ["render_status", "status_document"]
 
 FORMAT = 1
-_SECOND_NS = 1_000_000_000
 
 
 def status_document(overview: SpoolOverview, *, daemon_pid: int | None, now_ns: int) -> Document:
@@ -53,12 +56,16 @@ def status_document(overview: SpoolOverview, *, daemon_pid: int | None, now_ns: 
     states = Counter(stream.state for stream in overview.streams)
     return {
         "format": FORMAT,
-        "generated_at": _time(now_ns),
+        "generated_at": rfc3339(now_ns),
         "daemon": {"running": daemon_pid is not None, "pid": daemon_pid or None},
         "spool": {
             "id": overview.spool_id,
             "frames": overview.frames,
             "size_bytes": overview.size_bytes,
+            "wal_bytes": overview.wal_bytes,
+            "used_bytes": overview.used_bytes,
+            "max_bytes": overview.max_bytes,
+            "oldest_frame": rfc3339(overview.oldest_frame_ns),
         },
         "notes": [
             {"name": note.name, "text": note.text, **_since(note.since_ns, now_ns)}
@@ -69,27 +76,25 @@ def status_document(overview: SpoolOverview, *, daemon_pid: int | None, now_ns: 
             "streams_by_state": {str(state): states[state] for state in StreamState},
             "lines": sum(stream.lines for stream in overview.streams),
             "bytes": sum(stream.bytes for stream in overview.streams),
-            "gaps": sum(stream.gaps for stream in overview.streams),
+            "gaps": overview.gaps_unfilled,
+            "gaps_filled": sum(stream.gaps_filled for stream in overview.streams),
         },
         "sinks": [_sink(sink, now_ns) for sink in overview.sinks],
         "streams": [_stream(stream, now_ns) for stream in overview.streams],
     }
 
 
-def status_json(document: Document, *, indent: int | None = None) -> bytes:
-    """The document as JSON in printable ASCII, which is safe to show in any terminal."""
-    separators = (",", ":" if indent is None else ": ")
-    return json.dumps(document, indent=indent, separators=separators).encode("ascii") + b"\n"
-
-
 def _sink(sink: SinkOverview, now_ns: int) -> Document:
     known = asdict(sink)
+    oldest_ns = known.pop("oldest_pending_ns")
     return {
         "name": known.pop("name"),
         "state": known.pop("state"),
         "detail": known.pop("detail"),
         **_since(known.pop("since_ns"), now_ns),
         **known,
+        "oldest_pending": rfc3339(oldest_ns),
+        "oldest_pending_age_s": age_s(oldest_ns, now_ns),
     }
 
 
@@ -103,8 +108,10 @@ def _stream(stream: StreamOverview, now_ns: int) -> Document:
         **_since(stream.since_ns, now_ns),
         "lines": stream.lines,
         "bytes": stream.bytes,
-        "last_stamp": _time(stream.last_stamp_ns),
+        "last_stamp": rfc3339(stream.last_stamp_ns),
         "gaps": stream.gaps,
+        "gaps_filled": stream.gaps_filled,
+        "generation": stream.generation,
     }
 
 
@@ -113,17 +120,6 @@ def _since(since_ns: int, now_ns: int) -> Document:
     if not since_ns:
         return {"since": None, "state_age_s": None}
     return {
-        "since": _time(since_ns),
-        "state_age_s": max(0, now_ns - since_ns) // _SECOND_NS,
+        "since": rfc3339(since_ns),
+        "state_age_s": age_s(since_ns, now_ns),
     }
-
-
-def _time(stamp_ns: int) -> str | None:
-    if not stamp_ns:
-        return None
-    seconds, fraction_ns = divmod(stamp_ns, _SECOND_NS)
-    try:
-        moment = datetime.fromtimestamp(seconds, UTC)
-    except (ValueError, OverflowError, OSError):  # a server may stamp the year 10000
-        return None
-    return f"{moment:%Y-%m-%dT%H:%M:%S}.{fraction_ns:09d}Z"

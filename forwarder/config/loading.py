@@ -116,14 +116,16 @@ def _sink_settings(
 
 
 def _check_destinations(root: MapNode, sinks: Mapping[str, SinkSettings], report: Report) -> None:
-    first: dict[tuple[str, str], str] = {}
-    for name, settings in sinks.items():
-        if settings.destination:
-            other = first.setdefault((settings.type, settings.destination), name)
-            if other != name:
+    names = list(sinks)
+    for place, name in enumerate(names):
+        for other in names[:place]:
+            if sinks[name].type == sinks[other].type and sinks[name].may_meet(sinks[other]):
                 line = locate(root, ("sinks", name))[0]
-                text = f"writes to the same place as sinks.{other}; their lines would mix"
+                same = sinks[name].destination == sinks[other].destination
+                writes = "writes" if same else "may write"
+                text = f"{writes} to the same place as sinks.{other}; their lines would mix"
                 report.add(line, ("sinks", name), text)
+                break
 
 
 def _sink_entries(root: MapNode, report: Report) -> list[tuple[str, int, Node]]:

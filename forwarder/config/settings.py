@@ -87,6 +87,14 @@ class SourceSettings(Section):
     """The first pause before trying again; it doubles, with jitter, up to backoff_max."""
     backoff_max: Annotated[Duration, Within("1ms", "1h")] = 30.0
     """The longest pause before trying again."""
+    idle_probe: Annotated[Duration, Within("1s", "1d")] = 60.0
+    """A stream that was silent for so long is opened again: silence is never mistaken for peace."""
+    stream_life: Annotated[Duration, Within("10s", "7d")] = 3600.0
+    """No stream stays open for longer, with jitter; it is opened again where it was."""
+    max_opening: Annotated[int, Field(ge=1, le=10_000)] = 50
+    """So many streams are opened at the same time: a thousand cut at once come back spread out."""
+    stored_logs: Literal["auto", "off"] = "auto"
+    """auto: read a sandbox's stored logs when its end can no longer be streamed; off: never."""
     hold_interval: Annotated[Duration, Within("1s", "1d")] = 60.0
     """How often to look again after the API refused our credentials."""
 
@@ -232,6 +240,13 @@ class SpoolSettings(Section):
     """Bytes read but not yet committed, over all streams; reading pauses when it is full."""
     batch_bytes: Annotated[ByteSize, Within("64KiB", "256MiB")] = 8 * 1024 * 1024
     """How much one batch for a sink holds, before compression."""
+    max_size: Annotated[ByteSize, Within("16MiB", "16TiB")] | None = None
+    """The most the spool may take on disk; without it, as much as there is."""
+    when_full: Literal["block", "drop_oldest"] = "block"
+    """What happens at max_size: block stops reading until there is room; drop_oldest gives up the
+    oldest lines that some sink has not got yet, each range with a gap record."""
+    ballast: Annotated[ByteSize, Within("0B", "1GiB")] = 32 * 1024 * 1024
+    """A file of this size is kept to be deleted when the disk is full: cleaning up needs room."""
 
 
 class AdminSettings(Section):

@@ -39,9 +39,8 @@ class Gatekeeper:
 
     async def on_start(self, ctx: RequestContext[Any, Any]) -> None:
         """Refuse the call or let it pass."""
-        error = self._refusal(ctx.request_headers.get("authorization") or "")
-        if error is None:
-            error = self._fault(ctx.method.name)
+        authorization = ctx.request_headers.get("authorization") or ""
+        error = self.refusal(ctx.method.name, authorization)
         if error is not None:
             raise error
 
@@ -50,7 +49,11 @@ class Gatekeeper:
     ) -> None:
         """Nothing to undo."""
 
-    def _refusal(self, authorization: str) -> ConnectError | None:
+    def refusal(self, method: str, authorization: str) -> ConnectError | None:
+        """Why a call is refused; None when it may pass. It may use up a fault of the method."""
+        return self._stranger(authorization) or self._fault(method)
+
+    def _stranger(self, authorization: str) -> ConnectError | None:
         if self._faults.refuse_credentials:
             return api_error(self._faults.refuse_credentials, "the credentials are refused")
         if not self.admits(authorization):

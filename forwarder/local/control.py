@@ -1,12 +1,15 @@
 """The control endpoint: faults over HTTP, for tests that run the service as a process.
 
 GET /local/v1/faults · POST /local/v1/faults (JSON, merged) · POST /local/v1/break {"how", "code"} ·
-POST /local/v1/forget-sessions · POST /local/v1/restart {"down_s"}. The same bearer key as the API.
+POST /local/v1/forget-sessions · POST /local/v1/restart {"down_s"} · POST /local/v1/rotate
+{"keep_bytes"} · POST /local/v1/restart-container {"sandbox_id", "container"} · GET
+/local/v1/counters. The same bearer key as the API.
 """
 
 from __future__ import annotations
 
 import json
+from dataclasses import asdict
 from http import HTTPStatus
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -15,6 +18,7 @@ from starlette.exceptions import HTTPException
 from starlette.responses import JSONResponse
 from starlette.routing import Route
 
+from forwarder.local.sandbox import SandboxOverError, UnknownContainerError
 from forwarder.local.settings import CONNECT_CODES
 from forwarder.local.streams import HOWS
 
@@ -23,7 +27,7 @@ if TYPE_CHECKING:
 
     from forwarder.local.api import Gatekeeper
     from forwarder.local.settings import Faults
-    from forwarder.local.streams import How
+    from forwarder.local.streams import Counters, How
 
 PREFIX = "/local/v1/"
 
@@ -48,6 +52,19 @@ class Controlled(Protocol):
         """Begin a restart that spares the connection of the request under way."""
         ...
 
+    @property
+    def counters(self) -> Counters:
+        """What clients did."""
+        ...
+
+    def rotate(self, keep_bytes: int = 0) -> int:
+        """Drop the oldest part of every log."""
+        ...
+
+    async def restart_container(self, sandbox_id: str, container: str = "") -> int:
+        """Restart a container's process."""
+        ...
+
 
 class Control:
     """The endpoint's handlers."""
@@ -65,6 +82,9 @@ class Control:
                 Route(f"{PREFIX}break", self._break, methods=["POST"]),
                 Route(f"{PREFIX}forget-sessions", self._forget_sessions, methods=["POST"]),
                 Route(f"{PREFIX}restart", self._restart, methods=["POST"]),
+                Route(f"{PREFIX}rotate", self._rotate, methods=["POST"]),
+                Route(f"{PREFIX}restart-container", self._restart_container, methods=["POST"]),
+                Route(f"{PREFIX}counters", self._read_counters, methods=["GET"]),
             ],
             exception_handlers={HTTPException: _plain_error},
         )
@@ -101,6 +121,27 @@ class Control:
             raise HTTPException(HTTPStatus.BAD_REQUEST, "down_s: seconds are wanted")
         self._server.restart_soon(down_s)
         return JSONResponse({}, status_code=HTTPStatus.ACCEPTED)
+
+    async def _rotate(self, request: Request) -> JSONResponse:
+        keep_bytes = (await self._body(request)).get("keep_bytes", 0)
+        if not isinstance(keep_bytes, int) or keep_bytes < 0:
+            raise HTTPException(HTTPStatus.BAD_REQUEST, "keep_bytes: a size is wanted")
+        return JSONResponse({"dropped_records": self._server.rotate(keep_bytes)})
+
+    async def _restart_container(self, request: Request) -> JSONResponse:
+        body = await self._body(request)
+        sandbox_id, container = str(body.get("sandbox_id")), str(body.get("container", ""))
+        try:
+            restarts = await self._server.restart_container(sandbox_id, container)
+        except (KeyError, UnknownContainerError) as error:
+            raise HTTPException(HTTPStatus.NOT_FOUND, f"there is no {error}") from error
+        except SandboxOverError as error:
+            raise HTTPException(HTTPStatus.CONFLICT, f"{error} does not run") from error
+        return JSONResponse({"restart_count": restarts})
+
+    async def _read_counters(self, request: Request) -> JSONResponse:
+        self._admit(request)
+        return JSONResponse(asdict(self._server.counters))
 
     def _admit(self, request: Request) -> None:
         if not self._gatekeeper.admits(request.headers.get("authorization", "")):

@@ -13,7 +13,7 @@ from hypercorn.app_wrappers import ASGIWrapper
 from hypercorn.asyncio.tcp_server import TCPServer
 from hypercorn.asyncio.worker_context import WorkerContext
 from hypercorn.config import Config
-from hypercorn.events import Event, Updated
+from hypercorn.events import Closed, Event, RawData, Updated
 from hypercorn.typing import ConnectionState
 
 if TYPE_CHECKING:
@@ -57,7 +57,10 @@ class _HttpConnection(TCPServer):
 
     async def protocol_send(self, event: Event) -> None:
         """Send, or begin to wait for the next request, which nobody will make any more."""
-        if not (self._client_gone and isinstance(event, Updated)):
+        if isinstance(event, RawData) and self.writer.transport.is_closing():
+            # asyncio would take the bytes, and warn of each write that has nowhere to go.
+            await self.protocol.handle(Closed())
+        elif not (self._client_gone and isinstance(event, Updated)):
             await super().protocol_send(event)
 
 

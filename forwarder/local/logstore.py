@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import time
 from array import array
-from bisect import bisect_right
+from bisect import bisect_left, bisect_right
 from collections import deque
 from dataclasses import dataclass
 from functools import lru_cache
@@ -98,6 +98,14 @@ class _Block:
     def rest(self, position: int) -> bytes:
         return bytes(memoryview(self.data)[self.start(position) :])
 
+    def without(self, excess_bytes: int) -> _Block:
+        """The block again, without as many of its first records as hold so many bytes."""
+        dropped = bisect_left(self.ends, excess_bytes) + 1
+        rest = _Block(self.first_index + dropped)
+        for position in range(dropped, len(self.ends)):
+            rest.append(self.stamps[position], self.record(position)[STAMP_BYTES:])
+        return rest
+
     def texts(self, position: int) -> bytes:
         view = memoryview(self.data)
         starts = (self.start(position), *self.ends[position:])
@@ -146,6 +154,26 @@ class LogStore:
     def close(self) -> None:
         """Nothing more will come."""
         self.closed = True
+
+    def continued(self) -> LogStore:
+        """A store that begins with everything kept here; the two share nothing that grows."""
+        store = LogStore(self._retention_bytes)
+        store._blocks = deque([*self._blocks, _Block(self.next_index)])
+        store._stored_bytes = self._stored_bytes
+        return store
+
+    def rotate(self, keep_bytes: int) -> int:
+        """Drop the oldest records until no more than so many bytes are kept; returns how many."""
+        before = self.first_index
+        while (excess := self._stored_bytes - keep_bytes) > 0:
+            oldest = self._blocks[0]
+            if len(oldest.data) <= excess and len(self._blocks) > 1:
+                self._blocks.popleft()
+                self._stored_bytes -= len(oldest.data)
+            else:
+                self._blocks[0] = oldest.without(excess)
+                self._stored_bytes -= len(oldest.data) - len(self._blocks[0].data)
+        return self.first_index - before
 
     def stamped(self) -> bytes:
         """Everything kept, each record behind its stamp: what a reader with timestamps gets."""

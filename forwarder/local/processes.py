@@ -19,6 +19,8 @@ from forwarder.local.logstore import LogStore
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
 
+    from forwarder.local.archive import Archive
+
 STDOUT, STDERR = 1, 2
 SIGNAL_EXIT_BASE = 128
 CANNOT_START_EXIT_CODE = 127
@@ -108,6 +110,10 @@ class ContainerProcess(asyncio.SubprocessProtocol):
         listeners: Called after the log grew or was closed.
         exit_code: As a container runtime reports it (137 for SIGKILL); None while it runs.
         failure: Why it could not be started; empty when it was.
+
+    Args:
+        log: Goes on with this log instead of a new one.
+        archive: Keeps everything that the log is given, for good.
     """
 
     def __init__(
@@ -119,8 +125,10 @@ class ContainerProcess(asyncio.SubprocessProtocol):
         stderr_skew_ns: int = 0,
         guard: Guard | None = None,
         time_ns: Callable[[], int] = time.time_ns,
+        log: LogStore | None = None,
+        archive: Archive | None = None,
     ) -> None:
-        self.log = LogStore(retention_bytes)
+        self.log = log or LogStore(retention_bytes)
         self.ended = asyncio.Event()
         self.listeners: set[Callable[[], None]] = set()
         self.exit_code: int | None = None
@@ -131,6 +139,7 @@ class ContainerProcess(asyncio.SubprocessProtocol):
             STDERR: LineCutter(max_line_bytes, lambda: time_ns() + stderr_skew_ns),
         }
         self._guard = guard or Guard()
+        self._archive = archive
         self._transport: asyncio.SubprocessTransport | None = None
         self._open_pipes = {STDOUT, STDERR}
         self._exited = False
@@ -179,7 +188,7 @@ class ContainerProcess(asyncio.SubprocessProtocol):
 
     def record(self, records: Sequence[tuple[int, bytes]]) -> None:
         """Put (stamp in ns, text) records into the log, as if they had been printed."""
-        self.log.extend(records)
+        self._keep(records)
         self._notify()
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
@@ -220,7 +229,7 @@ class ContainerProcess(asyncio.SubprocessProtocol):
             # Held back until both streams have ended, so that only the log's very last record
             # lacks its newline.
             for cutter in self._cutters.values():
-                self.log.extend(cutter.finish())
+                self._keep(cutter.finish())
             self._finish()
 
     def _finish(self) -> None:
@@ -231,6 +240,11 @@ class ContainerProcess(asyncio.SubprocessProtocol):
         self.log.close()
         self.ended.set()
         self._notify()
+
+    def _keep(self, records: Sequence[tuple[int, bytes]]) -> None:
+        self.log.extend(records)
+        if self._archive is not None:
+            self._archive.extend(records)
 
     def _notify(self) -> None:
         for listener in tuple(self.listeners):

@@ -14,13 +14,15 @@ from forwarder.local.sandboxes import SandboxRegistry
 from forwarder.local.service import SandboxService
 from forwarder.local.sessions import SessionTable
 from forwarder.local.settings import Faults, LocalSettings
-from forwarder.local.streams import Break, OpenStreams
+from forwarder.local.stored import PREFIX as STORED_PREFIX
+from forwarder.local.stored import StoredLogs
+from forwarder.local.streams import Break, Counters, OpenStreams
 
 if TYPE_CHECKING:
     from types import TracebackType
 
     from forwarder.local.processes import ContainerProcess
-    from forwarder.local.sandboxes import Sandbox
+    from forwarder.local.sandbox import Sandbox
     from forwarder.local.streams import How
 
 
@@ -33,21 +35,29 @@ class LocalServer:
     Attributes:
         faults: Faults to inject; setting one acts at once.
         sandboxes: Every sandbox the service knows.
+        counters: What clients did.
     """
 
     def __init__(self, settings: LocalSettings | None = None) -> None:
         self._settings = settings or LocalSettings()
         self.faults = Faults()
         self.sandboxes = SandboxRegistry(self._settings)
+        self.counters = Counters()
         self._sessions = SessionTable(self._settings.session_lifetime_s, time.monotonic)
         self._streams = OpenStreams()
         self.faults.on_change(self._streams.wake)
         gatekeeper = Gatekeeper(self._settings.api_key, self.faults)
         service = SandboxService(
-            self._settings, self.faults, self.sandboxes, self._sessions, self._streams
+            self._settings,
+            self.faults,
+            self.sandboxes,
+            self._sessions,
+            self._streams,
+            self.counters,
         )
         self._api: Any = ApiApplication(service, gatekeeper, compression=self._settings.compression)
         self._control = Control(self, gatekeeper).application()
+        self._stored: Any = StoredLogs(self._settings, self.sandboxes, gatekeeper).application()
         self._listener = Listener(
             self._serve, self._settings.port, self._settings.max_concurrent_streams
         )
@@ -135,6 +145,23 @@ class LocalServer:
         """Lose every log session: no open stream can be resumed later."""
         self._sessions.forget_all()
 
+    def rotate(self, keep_bytes: int = 0) -> int:
+        """Drop the oldest records of every log, so that no more than this is kept of each.
+
+        Returns:
+            How many records were dropped. Stored logs keep theirs.
+        """
+        logs = [process.log for each in self.sandboxes for _, process, _ in each.containers()]
+        return sum(log.rotate(keep_bytes) for log in logs)
+
+    async def restart_container(self, sandbox_id: str, container: str = "") -> int:
+        """Restart a container's process, see `Sandbox.restart_container`.
+
+        Raises:
+            KeyError: No such sandbox.
+        """
+        return await self._known(sandbox_id).restart_container(container)
+
     async def restart(self, down_s: float = 0.0, *, spare: Connection | None = None) -> None:
         """Be gone for `down_s`: connections and sessions are lost, sandboxes and logs live on."""
         async with self._restart_lock:
@@ -159,5 +186,9 @@ class LocalServer:
     async def _serve(self, connection: Connection, scope: Any, receive: Any, send: Any) -> None:
         exchange = Exchange(connection)
         CURRENT.set(exchange)
-        app = self._control if scope["path"].startswith(PREFIX) else self._api
+        app = self._api
+        if scope["path"].startswith(PREFIX):
+            app = self._control
+        elif scope["path"].startswith(STORED_PREFIX):
+            app = self._stored
         await app(scope, receive, exchange.sender(send))

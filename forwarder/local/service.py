@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import base64
 import binascii
 import time
@@ -12,9 +13,9 @@ from cwsandbox._proto import sandbox_pb2 as pb
 from forwarder.local.errors import invalid, not_found, not_running
 from forwarder.local.exchange import CURRENT
 from forwarder.local.logstore import LogReader, Since
-from forwarder.local.sandboxes import Sandbox, SandboxRegistry, UnknownContainerError
+from forwarder.local.sandbox import Sandbox, UnknownContainerError
 from forwarder.local.sessions import InvalidOffsetError, ReplayGapError, Session, SessionTable
-from forwarder.local.streams import LogStream, OpenStreams, log_error
+from forwarder.local.streams import Counters, LogStream, OpenStreams, log_error
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
@@ -22,6 +23,7 @@ if TYPE_CHECKING:
     from connectrpc.request import RequestContext
 
     from forwarder.local.processes import ContainerProcess
+    from forwarder.local.sandboxes import SandboxRegistry
     from forwarder.local.settings import Faults, LocalSettings
 
 _DEFAULT_PAGE_SIZE = 100
@@ -39,12 +41,14 @@ class SandboxService:
         sandboxes: SandboxRegistry,
         sessions: SessionTable,
         streams: OpenStreams,
+        counters: Counters,
     ) -> None:
         self._settings = settings
         self._faults = faults
         self._sandboxes = sandboxes
         self._sessions = sessions
         self._streams = streams
+        self._counters = counters
 
     async def create_sandbox(
         self, request: pb.CreateSandboxRequest, _: RequestContext[Any, Any]
@@ -100,8 +104,10 @@ class SandboxService:
         self, request: pb.StreamLogsRequest, _: RequestContext[Any, Any]
     ) -> AsyncIterator[pb.LogEntry]:
         """Send a log, or go on with one; see `forwarder.local.streams`."""
-        sandbox = self._known(request.sandbox_id)
-        session, process, refusal = self._open(request, sandbox)
+        with self._counters.counted_opening():
+            await asyncio.sleep(self._settings.open_delay_s)
+            sandbox = self._known(request.sandbox_id)
+            session, process, refusal = self._open(request, sandbox)
         if refusal is not None:
             yield refusal
             return
@@ -114,6 +120,7 @@ class SandboxService:
             message_bytes=self._settings.message_bytes,
             announce=self._settings.announce_session,
             time_ns=time.time_ns,
+            rename=self._sessions.rename,
         )
         generation = session.generation
         self._sessions.use(session)
@@ -156,6 +163,7 @@ class SandboxService:
     def _begin(
         self, request: pb.StreamLogsRequest, sandbox_id: str, name: str, process: ContainerProcess
     ) -> Session:
+        self._counters.streams_fresh += 1
         log = process.log
         start = log.tail_index(request.tail_lines) if request.tail_lines else log.first_index
         reader = LogReader(log, start, timestamps=request.timestamps, since=self._since(request))
@@ -189,6 +197,7 @@ class SandboxService:
         except ReplayGapError:
             return None, log_error("REPLAY_GAP")
         self._streams.wake()
+        self._counters.streams_resumed += 1
         return session, None
 
 

@@ -52,15 +52,24 @@ class Session:
         """Whether the log is closed and everything of it was sent."""
         return self.position == self._base + len(self._buffer) and self._reader.exhausted
 
+    @property
+    def ready(self) -> bool:
+        """Whether there is something to take now.
+
+        Raises:
+            LinesLostError: The log no longer holds what comes next.
+        """
+        self._fill()
+        return self.position < self._base + len(self._buffer)
+
     def take(self, max_bytes: int) -> bytes:
         """The next bytes to send, remembered for a replay; empty when there are none now.
 
         Raises:
             LinesLostError: The log no longer holds what comes next.
         """
+        self._fill()
         start = self.position - self._base
-        if start == len(self._buffer):
-            self._buffer += self._reader.read()
         data = bytes(self._buffer[start : start + max_bytes])
         self.position += len(data)
         self._sent = max(self._sent, self.position)
@@ -82,11 +91,24 @@ class Session:
         self.position = max(oldest, offset - extra_bytes)
         self.generation += 1
 
+    def begin_anew(self) -> None:
+        """Count offsets from here: nothing that was sent before can be replayed."""
+        del self._buffer[: self.position - self._base]
+        self._base = self._sent = self.position = 0
+
+    def _fill(self) -> None:
+        if self.position - self._base == len(self._buffer):
+            self._buffer += self._reader.read()
+
     def _trim(self) -> None:
         excess = self._sent - self._window_bytes - self._base
         if excess >= _TRIM_BYTES and self.position - self._base >= excess:
             del self._buffer[:excess]
             self._base += excess
+
+
+def _new_id() -> str:
+    return f"log-{secrets.token_hex(12)}"
 
 
 class SessionTable:
@@ -104,7 +126,7 @@ class SessionTable:
     def add(self, sandbox_id: str, container: str, reader: LogReader, window_bytes: int) -> Session:
         """A new session, in use."""
         self._expire()
-        session_id = f"log-{secrets.token_hex(12)}"
+        session_id = _new_id()
         session = Session(session_id, sandbox_id, container, reader, window_bytes)
         self._sessions[session_id] = session
         return session
@@ -114,6 +136,13 @@ class SessionTable:
         self._expire()
         session = self._sessions.get(session_id)
         return session if session is not None and session.sandbox_id == sandbox_id else None
+
+    def rename(self, session: Session) -> None:
+        """Go on with the session as if it were another one, which begins here."""
+        if self._sessions.pop(session.id, None) is not None:
+            session.id = _new_id()
+            session.begin_anew()
+            self._sessions[session.id] = session
 
     def use(self, session: Session) -> None:
         """A stream has begun: the session does not age."""

@@ -6,6 +6,8 @@ import secrets
 from dataclasses import dataclass, field, fields
 from typing import TYPE_CHECKING, Any, Literal, get_args
 
+from forwarder.local.archive import Storing
+
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
@@ -32,6 +34,7 @@ ConnectCode = Literal[
     "unauthenticated",
 ]
 CONNECT_CODES: tuple[str, ...] = get_args(ConnectCode)
+_STORED_NAMES = 3
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,6 +63,19 @@ class LocalSettings:
         max_concurrent_streams: HTTP/2 streams per connection.
         compression: Whether messages may be gzipped for clients that accept it.
         max_ended_sandboxes: Ended sandboxes remembered; the oldest are forgotten, logs and all.
+        open_delay_s: How long opening a log stream takes.
+        restart_keeps_log: After a container's restart a log stream serves the log of all of its
+            processes, one after the other; else only the newest one's, as the Kubernetes log API.
+        stored_logs: The stored-logs endpoint: `on`; `not_enabled`, refusing with
+            `CWSANDBOX_LOGS_NOT_ENABLED`; `unimplemented`, a bare 404 as where nothing is routed;
+            or `off`, the API's own `unimplemented`. Lines are only stored when it is `on`.
+        stored_field_names: How a page calls its list of entries, and an entry its time and text.
+        stored_precision_ns: Stored stamps are cut to a multiple of this.
+        stored_normalises_json: Whether a line that is a JSON object is stored with sorted keys and
+            without spaces.
+        stored_misses_last_s: Once the sandbox has ended, lines stamped less than so many seconds
+            before its newest line, and that line, are missing.
+        stored_max_line_bytes: More of a line is not stored; 0 for no limit.
     """
 
     port: int = 0
@@ -79,6 +95,30 @@ class LocalSettings:
     max_concurrent_streams: int = 1000
     compression: bool = False
     max_ended_sandboxes: int = 1000
+    open_delay_s: float = 0.0
+    restart_keeps_log: bool = False
+    stored_logs: Literal["off", "on", "not_enabled", "unimplemented"] = "off"
+    stored_field_names: str = "entries,timestamp,message"
+    stored_precision_ns: int = 1
+    stored_normalises_json: bool = False
+    stored_misses_last_s: float = 0.0
+    stored_max_line_bytes: int = 0
+
+    def __post_init__(self) -> None:
+        names = self.stored_field_names.split(",")
+        if len(set(names)) != _STORED_NAMES or not all(names):
+            raise ValueError("stored_field_names: three names are wanted, with commas")
+        if self.stored_precision_ns < 1:
+            raise ValueError("stored_precision_ns: must be at least 1")
+
+    @property
+    def storing(self) -> Storing:
+        """How lines are changed when they are stored."""
+        return Storing(
+            precision_ns=self.stored_precision_ns,
+            normalises_json=self.stored_normalises_json,
+            max_line_bytes=self.stored_max_line_bytes,
+        )
 
 
 @dataclass(slots=True)
@@ -114,13 +154,19 @@ class Faults:
         error_after_bytes: End the stream with the in-band error `error_code`.
         status_after_bytes: End the stream with the transport status `status_code`.
         stall: Send nothing, close nothing.
+        silent: The same, but only on the followed streams that are open when it is set: a new or
+            resumed stream is served normally.
+        change_session: Each stream that has sent data goes on under another session id with its
+            next data, once; offsets are counted anew from there, and the old id is not known any
+            more. Unset it and set it again for another change.
         replay_extra_bytes: Resume so many bytes earlier than asked.
         offset_shift: Added to every offset sent (never below 0).
         offset_value: Sent instead of every offset.
         hide_session: Send no session id and no offset, as a server without sessions.
         data_after_error: Send a line after an in-band error, which nobody may read.
         refuse_credentials: Answer every call as if the key were wrong or not allowed.
-        statuses: By method name (`GetSandbox`, ...): transport errors for its next calls.
+        statuses: By method name (`GetSandbox`, ...; `ListSandboxLogs` for the stored logs):
+            transport errors for its next calls.
     """
 
     piece_bytes: int | None = None
@@ -132,6 +178,8 @@ class Faults:
     status_after_bytes: int | None = None
     status_code: ConnectCode = "unavailable"
     stall: bool = False
+    silent: bool = False
+    change_session: bool = False
     replay_extra_bytes: int = 0
     offset_shift: int = 0
     offset_value: int | None = None
@@ -203,7 +251,7 @@ _OPTIONAL_NUMBERS = frozenset(
         "offset_value",
     }
 )
-_FLAGS = frozenset({"stall", "hide_session", "data_after_error"})
+_FLAGS = frozenset({"stall", "silent", "change_session", "hide_session", "data_after_error"})
 
 
 def _checked(name: str, value: Any) -> Any:

@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 import asyncio
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal, get_args
 
+from connectrpc.code import Code
+from connectrpc.errors import ConnectError
 from cwsandbox._proto import sandbox_pb2 as pb
 
 from forwarder.local.errors import api_error
 from forwarder.local.logstore import LinesLostError
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Callable
+    from collections.abc import AsyncIterator, Callable, Iterator
 
     from forwarder.local.exchange import Exchange
     from forwarder.local.sessions import Session
@@ -39,6 +42,38 @@ class Break:
 def log_error(code: str, message: str = "") -> pb.LogEntry:
     """An in-band error, which ends a stream."""
     return pb.LogEntry(error=pb.LogStreamError(code=code, message=message or code))
+
+
+@dataclass(slots=True)
+class Counters:
+    """What clients did, since the service began.
+
+    Attributes:
+        streams_fresh: Log streams opened from the log itself.
+        streams_resumed: Log streams that continued a session.
+        streams_invalid: Requests for a log stream refused with `invalid_argument`.
+        opening: Log streams that are being opened now.
+        opening_peak: The most that were being opened at once.
+    """
+
+    streams_fresh: int = 0
+    streams_resumed: int = 0
+    streams_invalid: int = 0
+    opening: int = 0
+    opening_peak: int = 0
+
+    @contextmanager
+    def counted_opening(self) -> Iterator[None]:
+        """While a log stream is being opened."""
+        self.opening += 1
+        self.opening_peak = max(self.opening_peak, self.opening)
+        try:
+            yield
+        except ConnectError as error:
+            self.streams_invalid += error.code is Code.INVALID_ARGUMENT
+            raise
+        finally:
+            self.opening -= 1
 
 
 class OpenStreams:
@@ -83,6 +118,7 @@ class LogStream:
         message_bytes: int,
         announce: bool,
         time_ns: Callable[[], int],
+        rename: Callable[[Session], None],
     ) -> None:
         self._session = session
         self._generation = session.generation
@@ -92,6 +128,10 @@ class LogStream:
         self._message_bytes = message_bytes
         self._announce = announce
         self._time_ns = time_ns
+        self._rename = rename
+        # `silent` is for the streams that were open before it was set.
+        self._spared = faults.silent
+        self._renamed = False
         self._wake = asyncio.Event()
         self._break: Break | None = None
         self._sent_bytes = 0
@@ -99,6 +139,8 @@ class LogStream:
 
     def wake(self) -> None:
         """Look again: the log grew or ended, or a fault changed."""
+        self._spared &= self._faults.silent
+        self._renamed &= self._faults.change_session
         self._wake.set()
 
     def break_off(self, how: Break) -> None:
@@ -135,14 +177,20 @@ class LogStream:
                 await self._wake.wait()
 
     def _done(self) -> bool:
-        if self._faults.stall or self._break is not None:
+        if self._mute or self._break is not None:
             return False
         return self._session.exhausted or not self._follow
 
+    @property
+    def _mute(self) -> bool:
+        silent = self._faults.silent and self._follow and not self._spared
+        return silent or self._faults.stall
+
     def _next_entry(self) -> pb.LogEntry | None:
-        if self._faults.stall:
+        if self._mute:
             return None
         try:
+            self._change_session()
             data = self._session.take(self._room())
         except LinesLostError:
             self._break = Break("error", "REPLAY_GAP")
@@ -153,6 +201,13 @@ class LogStream:
         self._sent_bytes += len(data)
         self._sent_messages += 1
         return self._entry(data)
+
+    def _change_session(self) -> None:
+        """Take another session id, if that is wanted and there is data to show it with."""
+        wanted = self._faults.change_session and self._sent_bytes and not self._renamed
+        if wanted and self._session.ready:
+            self._renamed = True
+            self._rename(self._session)
 
     def _entry(self, data: bytes) -> pb.LogEntry:
         entry = pb.LogEntry(data=data)

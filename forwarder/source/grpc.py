@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 from contextlib import AsyncExitStack, aclosing, asynccontextmanager, contextmanager, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import grpc
@@ -45,6 +45,9 @@ if TYPE_CHECKING:
 #: Servers limit the streams of one connection, and what is over the limit waits without a sign.
 #: 100 is the least that HTTP/2 recommends (RFC 9113, 6.5.2).
 STREAMS_PER_CHANNEL = 100
+
+#: How gRPC itself words that it will not receive a message; the API never says this.
+_TOO_LARGE = "Received message larger than max"
 
 _Answer = TypeVar("_Answer", bound=Message)
 
@@ -128,14 +131,15 @@ class GrpcSource:
         what = f"StreamLogs of {one_line(request.sandbox_id)}"
         silence_s = None if request.follow or request.session_id else self._request_timeout_s
         async with AsyncExitStack() as stack:
-            channel = stack.enter_context(self._channels.for_stream())
+            seat = stack.enter_context(self._channels.for_stream())
             with _foreign_errors(what, request.sandbox_id):
-                call = channel.unary_stream(f"{SERVICE}/StreamLogs", None, None)(
+                call = seat.channel.unary_stream(f"{SERVICE}/StreamLogs", None, None)(
                     encode_request(request), metadata=self._metadata()
                 )
                 stack.callback(call.cancel)
                 async with asyncio.timeout(silence_s):
                     await call.initial_metadata()
+            seat.answered()
             entries = self._entries(call, what, request.sandbox_id, silence_s)
             yield await stack.enter_async_context(aclosing(entries))
 
@@ -177,8 +181,47 @@ class GrpcSource:
 
 @dataclass(slots=True)
 class _StreamChannel:
+    """A channel and the streams on it.
+
+    Attributes:
+        taken: Streams that are open, or wait to be.
+        answered: Those of them that the server has answered.
+        limit: How many it may have.
+    """
+
     channel: grpc.aio.Channel
     taken: int = 0
+    answered: int = 0
+    limit: int = STREAMS_PER_CHANNEL
+
+
+class _Seat:
+    """One stream's place on a channel."""
+
+    def __init__(self, place: _StreamChannel) -> None:
+        self.channel = place.channel
+        self._place = place
+        self._answered = False
+        place.taken += 1
+
+    def answered(self) -> None:
+        """The server lets the stream in."""
+        self._answered = True
+        self._place.answered += 1
+
+    def leave(self) -> None:
+        """The stream has ended."""
+        self._place.taken -= 1
+        self._place.answered -= self._answered
+
+    def tired(self) -> None:
+        """Nobody waits for an answer any more: the connection has no room for it.
+
+        A server may allow fewer streams to a connection than we thought, and then the surplus waits
+        without a sign. So the channel gets no more streams than those that were let in.
+        """
+        if not self._answered and self._place.answered:
+            self._place.limit = self._place.answered
 
 
 class _Channels:
@@ -207,17 +250,20 @@ class _Channels:
         return self._calls
 
     @contextmanager
-    def for_stream(self) -> Iterator[grpc.aio.Channel]:
+    def for_stream(self) -> Iterator[_Seat]:
         """A channel with room for a stream, which is taken until the context is left."""
-        place = next((p for p in self._streams if p.taken < STREAMS_PER_CHANNEL), None)
+        place = next((p for p in self._streams if p.taken < p.limit), None)
         if place is None:
             place = _StreamChannel(self._new())
             self._streams.append(place)
-        place.taken += 1
+        seat = _Seat(place)
         try:
-            yield place.channel
+            yield seat
+        except asyncio.CancelledError:
+            seat.tired()
+            raise
         finally:
-            place.taken -= 1
+            seat.leave()
 
     async def close(self) -> None:
         """Close every channel; streams that are open on them end."""
@@ -286,4 +332,6 @@ def _from_status(error: grpc.aio.AioRpcError, what: str, sandbox_id: str) -> Sou
     trailers: Any = error.trailing_metadata() or ()
     details = next((value for key, value in trailers if key == "grpc-status-details-bin"), None)
     failure = status_failure(error.code().name.lower(), error.details() or "", details)
+    if failure.code == "resource_exhausted" and _TOO_LARGE in failure.message:
+        failure = replace(failure, reason="MESSAGE_TOO_LARGE")
     return typed_error(failure, what, sandbox_id=sandbox_id)

@@ -13,11 +13,12 @@ from collections import Counter
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
-from forwarder.model import Block, FrameKind
 from forwarder.stamps import decode_lines
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Sequence
+
+    from forwarder.model import Block, FrameKind
 
 #: So much is held back at most while it is not known whether it was taken.
 HOLD_BYTES = 64 << 20
@@ -214,7 +215,7 @@ class _Search:
 def _records(taken: Iterable[Taken]) -> Iterator[_Record]:
     """Each record of the frames, in order."""
     for frame in taken:
-        if frame.kind is not FrameKind.GAP:
+        if frame.kind.holds_lines:
             for line in _lines(frame.raw):
                 yield (frame.part, line)
 

@@ -70,13 +70,13 @@ def next_step(error: SourceError | None) -> Step:
             return Step.RESUME
 
 
-def since_ns(checkpoint: Checkpoint, overlap_ns: int, *, tail_from_ns: int = 0) -> int | None:  # noqa: ARG001 - callers still give it
+def since_ns(checkpoint: Checkpoint, overlap_ns: int) -> int | None:
     """Where a new stream begins: the checkpoint less an overlap; None for the very beginning.
 
     A second earlier than the overlap, because the server may leave out the lines of the very time,
     or of the very second, that it is asked for.
     """
-    if not checkpoint.next_line:
+    if not checkpoint.any_taken:
         return None
     from_ns = checkpoint.high_stamp_ns
     if stepped_back(checkpoint, overlap_ns):
@@ -103,7 +103,15 @@ def tail_ns(overlap_ns: int) -> int:
 
 
 class SessionLostError(LogStreamError):
-    """The session's own accounting does not add up; what comes from it is not taken."""
+    """The session's own accounting does not add up; what comes from it is not taken.
+
+    Attributes:
+        skipped_to: Where the session goes on when it left bytes out, else None.
+    """
+
+    def __init__(self, message: str, *, code: str, skipped_to: int | None = None) -> None:
+        super().__init__(message, code=code)
+        self.skipped_to = skipped_to
 
 
 class SessionPosition:
@@ -195,7 +203,8 @@ class SessionPosition:
                 raise _mismatch("the resumed session does not say where it goes on")
             self._agreed |= end > 0
         elif self._placed or begin < 0 or (begin > self._next and (self._next or self._asked)):
-            raise _mismatch(f"the session goes on at byte {begin} where {self._next} was next")
+            message = f"the session goes on at byte {begin} where {self._next} was next"
+            raise _mismatch(message, skipped_to=begin if begin > self._next else None)
         elif not self._asked:
             self._first = self.offset = begin
         self._placed |= end > 0
@@ -216,5 +225,5 @@ class SessionPosition:
         return fresh
 
 
-def _mismatch(message: str) -> SessionLostError:
-    return SessionLostError(message, code="OFFSET_MISMATCH")
+def _mismatch(message: str, *, skipped_to: int | None = None) -> SessionLostError:
+    return SessionLostError(message, code="OFFSET_MISMATCH", skipped_to=skipped_to)

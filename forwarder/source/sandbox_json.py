@@ -11,7 +11,7 @@ from collections.abc import Mapping
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
-from forwarder.model import Container, Sandbox, SandboxState
+from forwarder.model import Container, ContainerStatus, Sandbox, SandboxState
 
 EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 
@@ -54,6 +54,9 @@ def sandbox_from_json(value: object, *, sandbox_id: str = "") -> Sandbox:
         end_time_ns=time_ns_from_json(_field(status, "endTime")),
         exit_code=_integer(_field(status, "exitCode")),
         runner_id=_text(_field(status, "runnerId")),
+        container_statuses=tuple(
+            _container_status(item) for item in _list(_field(status, "containerStatuses"))
+        ),
     )
 
 
@@ -104,6 +107,16 @@ def _container(value: object) -> Container:
         name=_text(_field(fields, "name")),
         image=_text(_field(fields, "image")),
         primary=_field(fields, "primary") is True,
+    )
+
+
+def _container_status(value: object) -> ContainerStatus:
+    fields = _mapping(value)
+    return ContainerStatus(
+        name=_text(_field(fields, "name")),
+        state=state_from_json(_field(fields, "state")),
+        restart_count=max(0, _integer(_field(fields, "restartCount")) or 0),
+        exit_code=_integer(_field(fields, "exitCode")),
     )
 
 

@@ -1,127 +1,54 @@
-"""The files of `state_dir`: the lock, the database, and the marker that says there was one."""
+"""The database of `state_dir`, and the marker that says there was one."""
 
 from __future__ import annotations
 
-import contextlib
-import errno
-import fcntl
 import os
 import sqlite3
-import time
 import uuid
-from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from forwarder.errors import SpoolLockedError, SpoolUntrustedError
+from forwarder.errors import SpoolUntrustedError
+from forwarder.spool.directory import StateDir, is_locked, locked
+from forwarder.spool.migrations import can_migrate, migrate
 from forwarder.spool.schema import APPLICATION_ID, CREATE_PRAGMAS, SCHEMA_VERSION, TABLES
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
     from pathlib import Path
 
-#: `status` holds the lock for an instant to see whether it is free: that is no other daemon.
-_LOCK_ATTEMPTS = 5
-_LOCK_PAUSE_S = 0.02
+__all__ = [
+    "ADVICE",
+    "BUSY_TIMEOUT_S",
+    "StateDir",
+    "connect_reader",
+    "connect_writer",
+    "is_locked",
+    "locked",
+    "make_database",
+    "spool_id",
+    "sync_directory",
+]
+
+#: What to do about a spool that is refused. Nothing is deleted by it.
+ADVICE = (
+    "put it back or mend it, or start with --new-spool: that sets it aside and begins a new one"
+    " with what can be read of it"
+)
+
+#: How long a statement waits for another process that writes.
+BUSY_TIMEOUT_S = 5.0
 
 #: The file format of SQLite: sqlite.org/fileformat.html#the_database_header
 _MAGIC = b"SQLite format 3\x00"
 _HEADER_BYTES = 100
 
 
-@dataclass(frozen=True, slots=True)
-class StateDir:
-    """Where everything of a daemon lives."""
-
-    path: Path
-
-    @property
-    def database(self) -> Path:
-        """The spool."""
-        return self.path / "spool.db"
-
-    @property
-    def marker(self) -> Path:
-        """Holds the spool's id: a database that is gone is never taken for a first start."""
-        return self.path / "spool.id"
-
-    @property
-    def lock(self) -> Path:
-        """Held (flock) by the daemon that runs; its content is that daemon's process id."""
-        return self.path / "lock"
-
-
-@contextlib.contextmanager
-def locked(state: StateDir) -> Iterator[None]:
-    """Hold `state_dir`, made with mode 0700 when it is not there.
-
-    The kernel lets go of the lock when the process dies, however it dies.
-
-    Raises:
-        SpoolLockedError: Another daemon holds it.
-        SpoolUntrustedError: It cannot be made or written.
-    """
-    try:
-        state.path.mkdir(mode=0o700, parents=True, exist_ok=True)
-        descriptor = os.open(state.lock, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
-    except OSError as error:
-        raise SpoolUntrustedError(f"state_dir {state.path} cannot be used: {error}") from error
-    try:
-        if not _lock(descriptor):
-            holder = os.pread(descriptor, 32, 0).decode("ascii", "replace").strip() or "unknown"
-            raise SpoolLockedError(
-                f"state_dir {state.path} is held by another daemon (process {holder})"
-            )
-        _write_pid(descriptor, state)
-        yield
-    finally:
-        os.close(descriptor)
-
-
-def _lock(descriptor: int) -> bool:
-    """Whether the lock is ours now."""
-    for attempt in range(_LOCK_ATTEMPTS):
-        if attempt:
-            time.sleep(_LOCK_PAUSE_S)
-        with contextlib.suppress(BlockingIOError):
-            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            return True
-    return False
-
-
-def _write_pid(descriptor: int, state: StateDir) -> None:
-    """Say who holds the lock; a full disk is no reason not to start."""
-    try:
-        os.ftruncate(descriptor, 0)
-        os.pwrite(descriptor, f"{os.getpid()}\n".encode(), 0)
-    except OSError as error:
-        if error.errno not in {errno.ENOSPC, errno.EDQUOT}:
-            raise SpoolUntrustedError(f"{state.lock} cannot be written: {error}") from error
-
-
-def is_locked(state: StateDir) -> int | None:
-    """The process id of the daemon that holds `state_dir`, 0 when unknown; None without one."""
-    try:
-        descriptor = os.open(state.lock, os.O_RDONLY | os.O_CLOEXEC)
-    except OSError:
-        return None
-    try:
-        fcntl.flock(descriptor, fcntl.LOCK_SH | fcntl.LOCK_NB)
-    except BlockingIOError:
-        text = os.pread(descriptor, 32, 0).decode("ascii", "replace").strip()
-        return int(text) if text.isdigit() else 0
-    else:
-        return None
-    finally:
-        os.close(descriptor)
-
-
 def connect_writer(
     state: StateDir,
     *,
-    busy_timeout_s: float = 60.0,
+    busy_timeout_s: float = BUSY_TIMEOUT_S,
     factory: type[sqlite3.Connection] = sqlite3.Connection,
 ) -> sqlite3.Connection:
-    """Open the spool for writing, or make it where there never was one.
+    """Open the spool for writing, or make it where there never was one; an older one is migrated.
 
     What is refused is not touched: it may be somebody else's, or all that is left.
 
@@ -132,7 +59,7 @@ def connect_writer(
 
     Raises:
         SpoolUntrustedError: It is missing though there was one, not ours, of another version,
-            damaged, or cannot be opened. Never a silent fresh start.
+            damaged, or cannot be opened. Never a silent fresh start. The message says what to do.
     """
     try:
         if not state.database.exists():
@@ -147,14 +74,17 @@ def connect_writer(
             factory=factory,
         )
     except (sqlite3.Error, OSError) as error:
-        raise SpoolUntrustedError(f"{state.database} cannot be opened: {error}") from error
+        raise SpoolUntrustedError(
+            f"{state.database} cannot be opened: {error}; {ADVICE}"
+        ) from error
     try:
         _require_version(connection, state)
         _require_durable(connection, state)
-        _mark(state, _spool_id(connection, state))
+        migrate(connection)
+        _mark(state, spool_id(connection, state))
     except (sqlite3.Error, OSError) as error:
         connection.close()
-        raise SpoolUntrustedError(f"{state.database} cannot be used: {error}") from error
+        raise SpoolUntrustedError(f"{state.database} cannot be used: {error}; {ADVICE}") from error
     except SpoolUntrustedError:
         connection.close()
         raise
@@ -178,6 +108,9 @@ def connect_reader(state: StateDir) -> sqlite3.Connection:
             check_same_thread=False,
         )
         connection.execute("PRAGMA query_only = ON")
+        version = connection.execute("PRAGMA user_version").fetchone()[0]
+        if version != SCHEMA_VERSION:
+            raise sqlite3.DatabaseError(f"it has schema {version}, this version {SCHEMA_VERSION}")
         connection.execute("SELECT last_frame_id FROM counter").fetchone()
     except sqlite3.Error as error:
         if connection is not None:
@@ -205,14 +138,20 @@ def _make(state: StateDir) -> None:
     """
     if state.marker.exists():
         raise SpoolUntrustedError(
-            f"{state.database} is missing, but {state.marker} says that there was one;"
-            " put it back, or remove the marker to begin anew (what it held is lost)"
+            f"{state.database} is missing, but {state.marker} says that there was one; {ADVICE}"
         )
     partial = state.database.with_suffix(".partial")
-    for left in (partial, partial.with_name(f"{partial.name}-journal")):
+    make_database(partial)
+    partial.replace(state.database)
+    sync_directory(state.path)
+
+
+def make_database(path: Path) -> None:
+    """Make an empty spool in a file of its own, with a new id; what is there is replaced."""
+    for left in (path, path.with_name(f"{path.name}-journal")):
         left.unlink(missing_ok=True)
-    os.close(os.open(partial, os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600))
-    connection = sqlite3.connect(partial, isolation_level=None)
+    os.close(os.open(path, os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600))
+    connection = sqlite3.connect(path, isolation_level=None)
     try:
         for pragma in CREATE_PRAGMAS:
             connection.execute(pragma)
@@ -221,8 +160,6 @@ def _make(state: StateDir) -> None:
         connection.execute("COMMIT")
     finally:
         connection.close()
-    partial.replace(state.database)
-    _sync_directory(state.path)
 
 
 def _identify(state: StateDir) -> None:
@@ -230,10 +167,10 @@ def _identify(state: StateDir) -> None:
     with state.database.open("rb") as file:
         header = file.read(_HEADER_BYTES)
     if len(header) < _HEADER_BYTES or not header.startswith(_MAGIC):
-        raise SpoolUntrustedError(f"{state.database} is not a database")
+        raise SpoolUntrustedError(f"{state.database} is not a database; {ADVICE}")
     application_id = int.from_bytes(header[68:72], "big")
     if application_id != APPLICATION_ID:
-        raise SpoolUntrustedError(f"{state.database} is not a spool of this program")
+        raise SpoolUntrustedError(f"{state.database} is not a spool of this program; {ADVICE}")
     _check_version(state, int.from_bytes(header[60:64], "big"))
 
 
@@ -243,9 +180,10 @@ def _require_version(connection: sqlite3.Connection, state: StateDir) -> None:
 
 
 def _check_version(state: StateDir, version: int) -> None:
-    if version != SCHEMA_VERSION:
+    if version != SCHEMA_VERSION and not can_migrate(version):
         raise SpoolUntrustedError(
-            f"{state.database} has schema {version}; this version reads schema {SCHEMA_VERSION}"
+            f"{state.database} has schema {version}; this version reads schema {SCHEMA_VERSION}:"
+            " run the version that wrote it"
         )
 
 
@@ -264,35 +202,41 @@ def _require_durable(connection: sqlite3.Connection, state: StateDir) -> None:
         )
 
 
-def _spool_id(connection: sqlite3.Connection, state: StateDir) -> str:
+def spool_id(connection: sqlite3.Connection, state: StateDir) -> str:
+    """The id that the spool got when it was made.
+
+    Raises:
+        SpoolUntrustedError: It has none.
+    """
     rows = connection.execute("SELECT spool_id FROM counter").fetchall()
     if len(rows) != 1:
-        raise SpoolUntrustedError(f"{state.database} has lost its counters")
+        raise SpoolUntrustedError(f"{state.database} has lost its counters; {ADVICE}")
     return str(rows[0][0])
 
 
-def _mark(state: StateDir, spool_id: str) -> None:
+def _mark(state: StateDir, own_id: str) -> None:
     """Write the marker durably, or check that it names this very spool."""
     if state.marker.exists():
         marked = state.marker.read_text("ascii", "replace").strip()
-        if marked != spool_id:
+        if marked != own_id:
             raise SpoolUntrustedError(
-                f"{state.database} is spool {spool_id}, but {state.marker} names {marked};"
-                " remove the marker if the exchange was meant"
+                f"{state.database} is spool {own_id}, but {state.marker} names {marked};"
+                f" remove the marker if the exchange was meant, else {ADVICE}"
             )
         return
     partial = state.marker.with_suffix(".partial")
     descriptor = os.open(partial, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600)
     try:
-        os.write(descriptor, f"{spool_id}\n".encode())
+        os.write(descriptor, f"{own_id}\n".encode())
         os.fsync(descriptor)
     finally:
         os.close(descriptor)
     partial.replace(state.marker)
-    _sync_directory(state.path)
+    sync_directory(state.path)
 
 
-def _sync_directory(path: Path) -> None:
+def sync_directory(path: Path) -> None:
+    """Make creating, renaming and deleting in a directory durable."""
     directory = os.open(path, os.O_RDONLY | os.O_DIRECTORY)
     try:
         os.fsync(directory)

@@ -10,7 +10,7 @@ import struct
 import threading
 import zlib
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 import zstandard
 
@@ -25,6 +25,7 @@ LEVEL = 1
 
 _PLACE = struct.Struct("<10q")
 _NUMBERS = struct.Struct("<2q")
+_GENERATION = struct.Struct("<q")
 _local = threading.local()
 
 
@@ -42,27 +43,39 @@ class PackedFrame:
     data: bytes
 
 
+class FrameDamagedError(SpoolUntrustedError):
+    """A frame is not what was stored."""
+
+
 #: The columns of `frame` that make a `Frame`, in the order `unpack` takes them.
 COLUMNS = (
     "id, stream_id, kind, raw_bytes, first_line, lines, part, first_stamp_ns, last_stamp_ns,"
-    " high_stamp_ns, received_ns, total_lines, checksum, data"
+    " high_stamp_ns, received_ns, total_lines, checksum, data, generation"
 )
 
-#: Where in them the high stamp is.
-HIGH_STAMP = 9
+#: The frames that a server sent, and not we.
+HOLDS_LINES = f"kind IN ({FrameKind.LINES:d}, {FrameKind.PART:d})"
 
-FrameRow = tuple[int, int, int, int, int, int, int, int, int, int, int, int, int, bytes]
+#: Where in them is what has to be known before a frame is unpacked.
+RAW_BYTES: Final = 3
+FIRST_LINE: Final = 4
+LINES: Final = 5
+HIGH_STAMP: Final = 9
+GENERATION: Final = 14
+
+FrameRow = tuple[int, int, int, int, int, int, int, int, int, int, int, int, int, bytes, int]
 
 
 def pack(commit: StreamCommit) -> list[PackedFrame]:
     """Compress and sum up; safe in any thread, and mostly without the interpreter lock."""
-    compressor = _compressor()
-    packed = []
-    for draft in commit.frames:
-        data = compressor.compress(draft.raw)
-        checksum = zlib.crc32(data, zlib.crc32(_PLACE.pack(*_place(commit.stream_id, draft))))
-        packed.append(PackedFrame(draft, commit.stream_id, checksum, data))
-    return packed
+    return [pack_draft(commit.stream_id, draft) for draft in commit.frames]
+
+
+def pack_draft(stream_id: int, draft: FrameDraft) -> PackedFrame:
+    """One frame of a stream."""
+    data = _compressor().compress(draft.raw)
+    checksum = zlib.crc32(data, _place_checksum(_place(stream_id, draft), draft.generation))
+    return PackedFrame(draft, stream_id, checksum, data)
 
 
 def numbered(checksum: int, frame_id: int, total_lines: int) -> int:
@@ -74,10 +87,10 @@ def unpack(row: FrameRow) -> Frame:
     """The frame of a row of `COLUMNS`.
 
     Raises:
-        SpoolUntrustedError: It is not what was stored.
+        FrameDamagedError: It is not what was stored.
     """
     frame_id, stream_id, kind, raw_bytes, first_line, lines, part = row[:7]
-    first_ns, last_ns, high_ns, received_ns, total_lines, checksum, data = row[7:]
+    first_ns, last_ns, high_ns, received_ns, total_lines, checksum, data, generation = row[7:]
     place = (
         stream_id,
         kind,
@@ -90,13 +103,17 @@ def unpack(row: FrameRow) -> Frame:
         high_ns,
         received_ns,
     )
-    summed = zlib.crc32(data, zlib.crc32(_PLACE.pack(*place)))
-    if numbered(summed, frame_id, total_lines) != checksum:
-        raise SpoolUntrustedError(f"frame {frame_id} does not match its checksum")
+    try:
+        summed = zlib.crc32(data, _place_checksum(place, generation))
+        matches = numbered(summed, frame_id, total_lines) == checksum
+    except (TypeError, struct.error):  # a value that has become one of another type
+        matches = False
+    if not matches:
+        raise FrameDamagedError(f"frame {frame_id} does not match its checksum")
     try:
         raw = _decompressor().decompress(data, max_output_size=raw_bytes)
     except zstandard.ZstdError as error:
-        raise SpoolUntrustedError(f"frame {frame_id} cannot be decompressed") from error
+        raise FrameDamagedError(f"frame {frame_id} cannot be decompressed") from error
     return Frame(
         frame_id,
         stream_id,
@@ -109,7 +126,14 @@ def unpack(row: FrameRow) -> Frame:
         last_ns,
         received_ns,
         total_lines,
+        generation,
     )
+
+
+def _place_checksum(place: tuple[int, ...], generation: int) -> int:
+    """The checksum of what places a frame; the first generation's is that of schema 1."""
+    checksum = zlib.crc32(_PLACE.pack(*place))
+    return zlib.crc32(_GENERATION.pack(generation), checksum) if generation else checksum
 
 
 def _place(stream_id: int, draft: FrameDraft) -> tuple[int, ...]:

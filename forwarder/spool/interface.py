@@ -45,6 +45,8 @@ class StreamCommit:
             are among `frames` already.
         state: The stream's new state, when it changed.
         detail: Why, for people.
+        filled_ns: When not 0, the stream's end was found after all: gaps of kind `tail` that were
+            declared before are filled at this time, by the local clock.
     """
 
     stream_id: int
@@ -53,6 +55,7 @@ class StreamCommit:
     gaps: Sequence[Gap] = ()
     state: StreamState | None = None
     detail: str = ""
+    filled_ns: int = 0
 
     @property
     def lines(self) -> int:
@@ -114,7 +117,11 @@ class Delivery:
 
 @dataclass(frozen=True, slots=True)
 class SinkOverview:
-    """One sink's numbers: taken = delivered + filtered + dead_lettered + dropped + pending."""
+    """One sink's numbers: taken = delivered + filtered + dead_lettered + dropped + pending.
+
+    Attributes:
+        oldest_pending_ns: When the first frame that it has not got was received; 0 without one.
+    """
 
     name: str
     state: str
@@ -127,11 +134,17 @@ class SinkOverview:
     dropped: int
     pending: int
     pending_bytes: int
+    oldest_pending_ns: int = 0
 
 
 @dataclass(frozen=True, slots=True)
 class StreamOverview:
-    """One stream's numbers."""
+    """One stream's numbers.
+
+    Attributes:
+        gaps: Those whose lines were not found.
+        gaps_filled: Those whose lines were found after all.
+    """
 
     key: StreamKey
     display_name: str
@@ -142,6 +155,8 @@ class StreamOverview:
     bytes: int
     last_stamp_ns: int
     gaps: int
+    gaps_filled: int = 0
+    generation: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -160,6 +175,11 @@ class SpoolOverview:
     Attributes:
         frames: Held now, for sinks and for comparison with a re-read.
         size_bytes: Of the database's file, free pages inside it included.
+        wal_bytes: Of its write-ahead log: commits that are not copied into the file yet.
+        used_bytes: Both, without the free pages: what `spool.max_size` limits.
+        max_bytes: That limit, where it is known; None without one.
+        oldest_frame_ns: When the oldest frame held was received; 0 without one.
+        gaps_unfilled: Over all streams.
     """
 
     spool_id: str
@@ -168,6 +188,11 @@ class SpoolOverview:
     streams: Sequence[StreamOverview]
     sinks: Sequence[SinkOverview]
     notes: Sequence[Note] = ()
+    wal_bytes: int = 0
+    used_bytes: int = 0
+    max_bytes: int | None = None
+    oldest_frame_ns: int = 0
+    gaps_unfilled: int = 0
 
 
 class StreamStore(Protocol):
@@ -189,7 +214,8 @@ class StreamStore(Protocol):
     async def tail(self, stream_id: int, *, from_ns: int, max_bytes: int) -> Tail:
         """The frames of lines that reach to `from_ns` or beyond, and at least the newest one.
 
-        At most about `max_bytes` of lines; then `Tail.from_ns` says where it begins.
+        At most about `max_bytes` of lines, and none before one that was damaged or dropped; then
+        `Tail.from_ns` says where it begins.
         """
         ...
 
@@ -199,7 +225,7 @@ class Spool(StreamStore, Protocol):
 
     @property
     def last_frame_id(self) -> int:
-        """The id of the newest committed frame, 0 when there never was one."""
+        """The id of the newest frame committed since the start, or held then; 0 without one."""
         ...
 
     async def wait_beyond(self, frame_id: int) -> None:
@@ -214,11 +240,19 @@ class Spool(StreamStore, Protocol):
         """The sink of this name; a new one begins at the oldest frame held, or at the newest."""
         ...
 
-    async def read(self, after_id: int, *, max_bytes: int) -> Sequence[Frame]:
+    async def read(self, after_id: int, *, max_bytes: int, sink: str = "") -> Sequence[Frame]:
         """The frames after this one, in order, about `max_bytes` of lines; at least one if any.
 
+        A frame that does not match its checksum is replaced by a gap record first.
+
+        Args:
+            after_id: A frame that was read, or where a sink's cursor stands.
+            max_bytes: How much.
+            sink: Who reads: what it was handed is not dropped until its cursor is past it.
+
         Raises:
-            SpoolUntrustedError: A frame does not match its checksum.
+            SpoolUnavailableError: A damaged frame cannot be replaced now; try again.
+            SpoolUntrustedError: The database itself is damaged.
         """
         ...
 

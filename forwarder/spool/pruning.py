@@ -5,7 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from forwarder.model import FrameKind, StreamState
+from forwarder.model import StreamState
+from forwarder.spool.frames import HOLDS_LINES
 
 if TYPE_CHECKING:
     import sqlite3
@@ -79,20 +80,27 @@ def prune(
 
 
 def _newest_lines(connection: sqlite3.Connection, stream_id: int) -> int:
-    """The stream's newest frame that is no gap record; 0 when there is none."""
+    """The stream's newest frame that is no record of ours; 0 when there is none."""
     row = connection.execute(
-        "SELECT id FROM frame WHERE stream_id = ? AND kind <> ?"
+        f"SELECT id FROM frame WHERE stream_id = ? AND {HOLDS_LINES}"  # noqa: S608 - a constant
         " ORDER BY high_stamp_ns DESC, id DESC LIMIT 1",
-        (stream_id, FrameKind.GAP),
+        (stream_id,),
     ).fetchone()
     return int(row[0]) if row else 0
 
 
-def give_space_back(connection: sqlite3.Connection) -> None:
-    """Shrink the database after a backlog is gone, a little at a time."""
+def give_space_back(connection: sqlite3.Connection, *, keep_pages: int | None = None) -> bool:
+    """Shrink the database after a backlog is gone, a little at a time; whether there was anything.
+
+    Args:
+        connection: In a transaction.
+        keep_pages: So many free pages are kept for what comes; `FREE_PAGES` by default.
+    """
     free = connection.execute("PRAGMA freelist_count").fetchone()[0]
-    if free > FREE_PAGES:
+    worth_it: bool = free > (FREE_PAGES if keep_pages is None else keep_pages)
+    if worth_it:
         # The pragma answers a row without columns for each page, at which sqlite3 stops stepping:
         # one call gives back one page, whatever its argument (measured, Python 3.11).
         for _ in range(min(free, _GIVE_BACK_PAGES)):
             connection.execute("PRAGMA incremental_vacuum(1)")
+    return worth_it

@@ -6,18 +6,21 @@ Invariants:
   `counter`): a frame below a sink's cursor would never be sent.
 - `counter` counts over the spool's whole life (`total_`) and what is in `frame` now (`held_`).
 - A sink's `cursor_lines` is what it is past of `total_lines`; what was deleted before the sink was
-  made counts as past. So a backlog is a subtraction.
+  made, or was dropped before it got there, counts as past. So a backlog is a subtraction.
+- A frame that was damaged or dropped leaves a gap record in its place, under its id.
 """
 
 from __future__ import annotations
 
 #: "sbfw": tells our database from any other.
 APPLICATION_ID = 0x73626677
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2
+
+PAGE_BYTES = 16384
 
 #: Before the first table; auto_vacuum lets space be given back after a long outage of a sink.
 CREATE_PRAGMAS = (
-    "PRAGMA page_size = 16384",
+    f"PRAGMA page_size = {PAGE_BYTES}",
     "PRAGMA auto_vacuum = INCREMENTAL",
     f"PRAGMA application_id = {APPLICATION_ID}",
 )
@@ -45,8 +48,10 @@ CREATE TABLE stream (
     session_id TEXT NOT NULL DEFAULT '',
     -- Text: the API's offsets are unsigned 64-bit, SQLite's integers are signed.
     session_offset TEXT NOT NULL DEFAULT '0',
+    -- Which life of the container the lines come from.
+    generation INTEGER NOT NULL DEFAULT 0,
     bytes INTEGER NOT NULL DEFAULT 0,
-    -- The highest high_stamp_ns of a frame that was deleted: below it the tail is not complete.
+    -- The highest high_stamp_ns of a frame that is gone: below it the tail is not complete.
     pruned_ns INTEGER NOT NULL DEFAULT -1,
     state TEXT NOT NULL DEFAULT 'waiting',
     detail TEXT NOT NULL DEFAULT '',
@@ -68,7 +73,8 @@ CREATE TABLE frame (
     raw_bytes INTEGER NOT NULL,
     total_lines INTEGER NOT NULL,
     checksum INTEGER NOT NULL,
-    data BLOB NOT NULL
+    data BLOB NOT NULL,
+    generation INTEGER NOT NULL DEFAULT 0
 ) STRICT;
 
 CREATE INDEX frame_by_stream ON frame (stream_id, high_stamp_ns, id);
@@ -76,12 +82,20 @@ CREATE INDEX frame_by_stream ON frame (stream_id, high_stamp_ns, id);
 CREATE TABLE gap (
     id INTEGER PRIMARY KEY AUTOINCREMENT,
     stream_id INTEGER NOT NULL,
+    kind TEXT NOT NULL,
     cause TEXT NOT NULL,
+    bounds TEXT NOT NULL,
+    generation INTEGER NOT NULL,
     after_line INTEGER NOT NULL,
+    before_line INTEGER,
     from_stamp_ns INTEGER NOT NULL,
     to_stamp_ns INTEGER NOT NULL,
+    -- Text: the API's offsets are unsigned 64-bit, SQLite's integers are signed.
+    from_offset TEXT,
+    to_offset TEXT,
     noticed_ns INTEGER NOT NULL,
-    missing_bytes INTEGER
+    -- 0 while the lines are not found.
+    filled_ns INTEGER NOT NULL DEFAULT 0
 ) STRICT;
 
 CREATE INDEX gap_by_stream ON gap (stream_id);

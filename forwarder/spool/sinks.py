@@ -54,6 +54,9 @@ def advance(
 ) -> None:
     """Move a cursor forward; it can stand only at a frame that is still there.
 
+    Lines that it was handed and that were found damaged since have counted as dropped: what the
+    delivery says beyond what is there now is taken off that number again.
+
     Raises:
         SpoolUntrustedError: It cannot stand there. Going on would lose or repeat records.
     """
@@ -66,11 +69,12 @@ def advance(
     ).fetchone()
     if newest_id != cursor:
         raise SpoolUntrustedError(f"the cursor of sink {sink} cannot move to frame {cursor}")
+    corrected = delivery + Delivery(dropped=lines - sum(dataclasses.astuple(delivery)))
     connection.execute(
         "UPDATE sink SET cursor = ?, cursor_lines = cursor_lines + ?,"
         " cursor_bytes = cursor_bytes + ?, delivered = delivered + ?, filtered = filtered + ?,"
         " dead_lettered = dead_lettered + ?, dropped = dropped + ? WHERE name = ?",
-        (cursor, lines, size_bytes, *dataclasses.astuple(delivery), sink),
+        (cursor, lines, size_bytes, *dataclasses.astuple(corrected), sink),
     )
     remember(connection, sink, changes)
 

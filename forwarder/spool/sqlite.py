@@ -4,21 +4,29 @@ from __future__ import annotations
 
 import asyncio
 import sqlite3
-from collections import deque
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from typing import TYPE_CHECKING, TypeVar
 
-from forwarder.errors import SpoolError, SpoolUnavailableError, SpoolUntrustedError
-from forwarder.spool import pruning, sinks, statements
-from forwarder.spool.files import connect_reader, connect_writer
+import structlog
+
+from forwarder.errors import SpoolUnavailableError, SpoolUntrustedError
+from forwarder.spool import pruning, sinks, statements, tails
+from forwarder.spool.files import BUSY_TIMEOUT_S
 from forwarder.spool.frames import pack
-from forwarder.spool.overview import read_overview
-from forwarder.spool.writer import Writer
+from forwarder.spool.gate import Gate
+from forwarder.spool.mark import Mark
+from forwarder.spool.opening import Opened, open_files
+from forwarder.spool.overview import Usage, read_overview, usage
+from forwarder.spool.reading import FrameReader
+from forwarder.spool.recent import RecentFrames
+from forwarder.spool.room import NO_LIMITS, SpoolLimits, out_of_room
+from forwarder.spool.writer import SpoolFullError, Writer
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
 
-    from forwarder.model import Frame, StreamInfo
+    from forwarder.model import Frame, GapCause, StreamInfo
     from forwarder.spool.files import StateDir
     from forwarder.spool.interface import (
         Delivery,
@@ -31,11 +39,13 @@ if TYPE_CHECKING:
 
 _T = TypeVar("_T")
 
-#: Raw bytes of newest frames kept in memory, so that sinks that keep up never read the disk.
-RECENT_BYTES = 32 << 20
+_log = structlog.get_logger()
 
 #: Frames deleted in one transaction: pruning must not hold up a commit.
 PRUNE_FRAMES = 2000
+
+#: The high-water mark is made durable at every so manieth pruning: about once a minute.
+MARK_SYNC_PRUNES = 12
 
 
 class SqliteSpool:
@@ -46,17 +56,36 @@ class SqliteSpool:
         writer: Writer,
         reader: sqlite3.Connection,
         *,
-        last_frame_id: int,
+        opened: Opened,
+        limits: SpoolLimits,
         now: Callable[[], int],
+        on_gap: Callable[[GapCause, int], None],
     ) -> None:
         self._writer = writer
         self._reader = reader
         self._now = now
-        self._last_frame_id = last_frame_id
+        self._mark = opened.mark_file
+        self._spool_id = opened.mark.spool_id
+        self._last_frame_id = opened.newest_id
         self._read_thread = ThreadPoolExecutor(1, thread_name_prefix="spool-reader")
         self._pack_thread = ThreadPoolExecutor(1, thread_name_prefix="spool-pack")
         self._infos: dict[int, StreamInfo] = {}
-        self._recent = _RecentFrames()
+        self._recent = RecentFrames()
+        self._drops = limits.drop_oldest
+        self._max_bytes = limits.max_bytes
+        self._gate = Gate(
+            writer,
+            limits,
+            opened.ballast,
+            now=now,
+            on_gap=on_gap,
+            forget=self._recent.forget,
+            standing=opened.note,
+        )
+        self._frames = FrameReader(
+            self._read, self._recent, self._infos, self._gate, now=now, on_gap=on_gap
+        )
+        self._prunes = 0
         self._grown = asyncio.Event()
         self._destinations: Mapping[str, str] = {}
         self._unpruned: set[int] = set()
@@ -81,10 +110,16 @@ class SqliteSpool:
     async def commit(self, commits: Sequence[StreamCommit]) -> None:
         """Store frames and positions, all or nothing."""
         self._check()
+        await self._gate.enter()
         packed = await self._on(self._pack_thread, lambda: [pack(commit) for commit in commits])
         now_ns = self._now()
 
-        def committed(frames: list[Frame]) -> None:
+        def work(connection: sqlite3.Connection) -> tuple[list[Frame], int]:
+            frames = statements.commit(connection, commits, packed, now_ns)
+            return frames, usage(connection).used_bytes
+
+        def committed(result: tuple[list[Frame], int]) -> None:
+            frames = result[0]
             self._unpruned.update(commit.stream_id for commit in commits)
             if frames:
                 self._recent.add(frames)
@@ -93,17 +128,29 @@ class SqliteSpool:
                 self._grown = asyncio.Event()
 
         # Not after the await: a call that was cancelled may still have been committed.
-        await self._writer.run(
-            lambda connection: statements.commit(connection, commits, packed, now_ns), committed
-        )
+        try:
+            _, used_bytes = await self._writer.run(work, committed, durable=self._move_mark)
+        except SpoolFullError as error:
+            await self._gate.full(str(error))
+            raise
+        await self._gate.entered(used_bytes)
+
+    def _move_mark(self, result: tuple[list[Frame], int]) -> None:
+        """In the writing thread, after the commit: the mark is never ahead of the database."""
+        if result[0]:
+            newest = result[0][-1]
+            self._mark.write(Mark(self._spool_id, newest.id, newest.total_lines))
 
     async def tail(self, stream_id: int, *, from_ns: int, max_bytes: int) -> Tail:
         """The newest frames of a stream."""
-        return await self._read(
-            lambda connection: statements.tail(
+        tail, damage = await self._read(
+            lambda connection: tails.tail(
                 connection, stream_id, from_ns=from_ns, max_bytes=max_bytes
             )
         )
+        if damage:
+            _log.error("spool is damaged: a re-read is compared with less", problem=damage)
+        return tail
 
     # Sinks ---------------------------------------------------------------------------------------
 
@@ -130,38 +177,33 @@ class SqliteSpool:
             )
         )
 
-    async def read(self, after_id: int, *, max_bytes: int) -> Sequence[Frame]:
+    async def read(self, after_id: int, *, max_bytes: int, sink: str = "") -> Sequence[Frame]:
         """The frames after this one, from memory when they are new, else from the database."""
         self._check()
-        recent = self._recent.after(after_id, max_bytes)
-        if recent is not None:
-            return recent
-        frames, infos = await self._read(
-            lambda connection: statements.read_frames(
-                connection, after_id, max_bytes=max_bytes, known=self._infos
-            )
-        )
-        for stream_id, info in infos.items():
-            # A stream that was opened meanwhile is known better.
-            self._infos.setdefault(stream_id, info)
-        return frames
+        if not self._drops:
+            return await self._frames.read(after_id, max_bytes)
+        async with self._gate.turn:
+            frames = await self._frames.read(after_id, max_bytes)
+            if frames and sink:
+                self._gate.handed[sink] = frames[-1].id
+            return frames
 
     async def advance(
         self, sink: str, cursor: int, changes: Mapping[str, bytes | None], delivery: Delivery
     ) -> None:
         """Move a sink's cursor, with what it remembers and counts."""
-        await self._writer.run(
+        await self._gate.essential(
             lambda connection: sinks.advance(connection, sink, cursor, changes, delivery)
         )
 
     async def remember(self, sink: str, changes: Mapping[str, bytes | None]) -> None:
         """Store what a sink must know before its cursor moves."""
-        await self._writer.run(lambda connection: sinks.remember(connection, sink, changes))
+        await self._gate.essential(lambda connection: sinks.remember(connection, sink, changes))
 
     async def note_sink(self, sink: str, state: str, detail: str) -> None:
         """Say how a sink is."""
         now_ns = self._now()
-        await self._writer.run(
+        await self._gate.essential(
             lambda connection: sinks.note_sink(connection, sink, state, detail, now_ns)
         )
 
@@ -169,7 +211,7 @@ class SqliteSpool:
         """Say which sinks there are, and where each writes."""
         now_ns = self._now()
         self._destinations = destinations
-        return await self._writer.run(
+        return await self._gate.essential(
             lambda connection: sinks.configure_sinks(connection, destinations, now_ns)
         )
 
@@ -180,12 +222,17 @@ class SqliteSpool:
     async def note(self, name: str, text: str) -> None:
         """Write a note down for `status`, or take it away."""
         now_ns = self._now()
-        await self._writer.run(lambda connection: statements.note(connection, name, text, now_ns))
+        await self._gate.essential(
+            lambda connection: statements.note(connection, name, text, now_ns)
+        )
 
     # The whole -----------------------------------------------------------------------------------
 
     async def prune(self, *, keep_tail_ns: int) -> int:
         """Delete frames that every sink is past, save each live stream's tail."""
+        self._prunes += 1
+        if self._prunes % MARK_SYNC_PRUNES == 0:
+            await self._on(self._pack_thread, self._mark.sync)
         if not self._surveyed:
             self._unpruned.update(await self._read(pruning.stream_ids))
             self._surveyed = True
@@ -193,7 +240,8 @@ class SqliteSpool:
         try:
             for stream_id in list(self._unpruned):
                 deleted += await self._prune(stream_id, keep_tail_ns)
-            await self._writer.run(pruning.give_space_back)
+            used = await self._gate.essential(_give_space_back)
+            await self._gate.look(used)
         except SpoolUnavailableError:
             # SQLite needs room to delete, too. What is left over is left to the next call.
             return deleted
@@ -211,7 +259,7 @@ class SqliteSpool:
 
         try:
             while True:
-                pruned = await self._writer.run(
+                pruned = await self._gate.essential(
                     lambda connection: pruning.prune(
                         connection, stream_id, keep_tail_ns=keep_tail_ns, limit=PRUNE_FRAMES
                     ),
@@ -227,7 +275,7 @@ class SqliteSpool:
 
     async def overview(self) -> SpoolOverview:
         """The numbers, from one consistent view."""
-        return await self._read(read_overview)
+        return replace(await self._read(read_overview), max_bytes=self._max_bytes)
 
     async def close(self) -> None:
         """Finish what is under way and close the database; may be called again."""
@@ -237,6 +285,7 @@ class SqliteSpool:
         # The reader first: the last connection copies the WAL back, and only the writer may.
         await self._on(self._read_thread, self._reader.close)
         await self._writer.close()
+        await self._on(self._pack_thread, self._mark.close)
         self._read_thread.shutdown()
         self._pack_thread.shutdown()
 
@@ -264,6 +313,10 @@ async def open_spool(
     *,
     now: Callable[[], int],
     factory: type[sqlite3.Connection] = sqlite3.Connection,
+    new_spool: bool = False,
+    limits: SpoolLimits = NO_LIMITS,
+    on_gap: Callable[[GapCause, int], None] = lambda _cause, _lines: None,
+    busy_timeout_s: float = BUSY_TIMEOUT_S,
 ) -> SqliteSpool:
     """Open the spool of a locked `state_dir`, or make it.
 
@@ -271,59 +324,23 @@ async def open_spool(
         state: The directory.
         now: The wall clock, in nanoseconds.
         factory: The class of the connection that writes; faults come in here.
+        new_spool: Set the spool that is there aside first, and carry over what can be read of it.
+        limits: How much it may take.
+        on_gap: Told of each range of lines that is given up here, with how many lines that is.
+        busy_timeout_s: How long a statement waits for another process that writes.
 
     Raises:
-        SpoolUntrustedError: See `connect_writer`.
+        SpoolUntrustedError: See `connect_writer` and `checks.check`.
     """
-
-    def connect() -> tuple[sqlite3.Connection, sqlite3.Connection, int]:
-        connection = connect_writer(state, factory=factory)
-        try:
-            last_frame_id = statements.guarded(statements.begin_writing, connection)
-            return connection, connect_reader(state), last_frame_id
-        except SpoolError:
-            connection.close()
-            raise
-
-    connection, reader, last_frame_id = await asyncio.to_thread(connect)
-    writer = Writer(connection, asyncio.get_running_loop())
-    return SqliteSpool(writer, reader, last_frame_id=last_frame_id, now=now)
+    opened = await asyncio.to_thread(
+        open_files, state, limits, factory, now(), busy_timeout_s, new_spool=new_spool
+    )
+    writer = Writer(
+        opened.writer, asyncio.get_running_loop(), out_of_room=lambda: out_of_room(state)
+    )
+    return SqliteSpool(writer, opened.reader, opened=opened, limits=limits, now=now, on_gap=on_gap)
 
 
-class _RecentFrames:
-    """The newest frames, consecutive by id, as many as fit."""
-
-    def __init__(self) -> None:
-        self._frames: deque[Frame] = deque()
-        self._bytes = 0
-
-    def add(self, frames: Sequence[Frame]) -> None:
-        """Add what was just committed; ids follow the last one's."""
-        self._frames.extend(frames)
-        self._bytes += sum(_weight(frame) for frame in frames)
-        while self._bytes > RECENT_BYTES:
-            self._bytes -= _weight(self._frames.popleft())
-
-    def forget(self, frame_id: int) -> None:
-        """Let go of the frames up to this one: every sink is past them."""
-        while self._frames and self._frames[0].id <= frame_id:
-            self._bytes -= _weight(self._frames.popleft())
-
-    def after(self, frame_id: int, max_bytes: int) -> list[Frame] | None:
-        """About `max_bytes` of the frames after this one; None when they are not all here."""
-        if not self._frames or self._frames[0].id > frame_id + 1:
-            return None
-        chosen: list[Frame] = []
-        size = 0
-        for index in range(frame_id + 1 - self._frames[0].id, len(self._frames)):
-            frame = self._frames[index]
-            size += len(frame.raw)
-            if chosen and size > max_bytes:
-                break
-            chosen.append(frame)
-        return chosen
-
-
-def _weight(frame: Frame) -> int:
-    """What a frame holds of memory: small frames are mostly the object around them."""
-    return len(frame.raw) + 512
+def _give_space_back(connection: sqlite3.Connection) -> Usage:
+    pruning.give_space_back(connection)
+    return usage(connection)

@@ -15,14 +15,20 @@ from forwarder.errors import SpoolUntrustedError
 from forwarder.model import (
     Checkpoint,
     Frame,
-    FrameKind,
     StreamInfo,
     StreamKey,
     StreamState,
 )
-from forwarder.source.overlap import Taken
-from forwarder.spool.frames import COLUMNS, HIGH_STAMP, PackedFrame, numbered, unpack
-from forwarder.spool.interface import StreamCommit, StreamRecord, Tail
+from forwarder.spool.frames import (
+    COLUMNS,
+    RAW_BYTES,
+    FrameDamagedError,
+    PackedFrame,
+    numbered,
+    unpack,
+)
+from forwarder.spool.interface import StreamCommit, StreamRecord
+from forwarder.spool.schema import PAGE_BYTES
 from forwarder.spool.writer import CHECKPOINT_PAGES, classify
 
 if TYPE_CHECKING:
@@ -32,14 +38,30 @@ if TYPE_CHECKING:
 
 _T = TypeVar("_T")
 
-_INTEGER_MAX = 2**63 - 1
+#: The write-ahead log of a spool that may not grow takes at most one part in so many of it.
+_WAL_SHARE = 8
 
 
-def begin_writing(connection: sqlite3.Connection) -> int:
-    """Settings of the connection that writes; returns the id of the newest frame there ever was."""
-    connection.execute(f"PRAGMA wal_autocheckpoint = {CHECKPOINT_PAGES}")
+def begin_writing(
+    connection: sqlite3.Connection, *, max_bytes: int | None = None, ballast_bytes: int = 0
+) -> None:
+    """Settings of the connection that writes.
+
+    A small spool keeps a small write-ahead log; and when the ballast is given up, the log must fit
+    into the database, with the commit under way.
+    """
+    pages = CHECKPOINT_PAGES
+    if ballast_bytes:
+        pages = max(min(pages, ballast_bytes * 3 // 4 // PAGE_BYTES), 1)
+    if max_bytes is not None:
+        pages = min(pages, max_bytes // _WAL_SHARE // PAGE_BYTES)
+        connection.execute(f"PRAGMA journal_size_limit = {pages * PAGE_BYTES}")
+    connection.execute(f"PRAGMA wal_autocheckpoint = {pages}")
     connection.execute("PRAGMA cache_size = -16384")
-    return int(connection.execute("SELECT last_frame_id FROM counter").fetchone()[0])
+    connection.execute("PRAGMA temp_store = MEMORY")
+    # Some builds overwrite what is deleted with zeros: all of it once more through the log, so that
+    # deleting takes room exactly when there is none.
+    connection.execute("PRAGMA secure_delete = OFF")
 
 
 def guarded(query: Callable[[sqlite3.Connection], _T], connection: sqlite3.Connection) -> _T:
@@ -62,11 +84,11 @@ def open_stream(connection: sqlite3.Connection, info: StreamInfo, now_ns: int) -
     )
     row = connection.execute(
         "SELECT id, next_line, open_part, last_stamp_ns, high_stamp_ns, session_id,"
-        " session_offset, state FROM stream WHERE sandbox_id = ? AND container = ?",
+        " session_offset, generation, state FROM stream WHERE sandbox_id = ? AND container = ?",
         (info.key.sandbox_id, info.key.container),
     ).fetchone()
-    checkpoint = Checkpoint(row[1], row[2], row[3], row[4], row[5], int(row[6]))
-    return StreamRecord(row[0], info.key, checkpoint, StreamState(row[7]))
+    checkpoint = Checkpoint(row[1], row[2], row[3], row[4], row[5], int(row[6]), row[7])
+    return StreamRecord(row[0], info.key, checkpoint, StreamState(row[8]))
 
 
 def unfinished_streams(connection: sqlite3.Connection) -> list[StreamInfo]:
@@ -74,7 +96,7 @@ def unfinished_streams(connection: sqlite3.Connection) -> list[StreamInfo]:
     rows = connection.execute(
         "SELECT id FROM stream WHERE state <> ? ORDER BY id", (StreamState.COMPLETE,)
     ).fetchall()
-    return [_stream_info(connection, row[0]) for row in rows]
+    return [stream_info(connection, row[0]) for row in rows]
 
 
 def note(connection: sqlite3.Connection, name: str, text: str, now_ns: int) -> None:
@@ -98,13 +120,16 @@ def commit(
     """Store frames, gaps and checkpoints; returns the frames as a reader would see them."""
     frames = _insert_frames(connection, [frame for one in packed for frame in one])
     connection.executemany(
-        "INSERT INTO gap (stream_id, cause, after_line, from_stamp_ns, to_stamp_ns, noticed_ns,"
-        " missing_bytes) VALUES (?, ?, ?, ?, ?, ?, ?)",
-        [_gap_row(one.stream_id, gap) for one in commits for gap in one.gaps],
+        INSERT_GAP,
+        [gap_row(one.stream_id, gap) for one in commits for gap in one.gaps],
+    )
+    connection.executemany(
+        "UPDATE gap SET filled_ns = ? WHERE stream_id = ? AND kind = 'tail' AND filled_ns = 0",
+        [(one.filled_ns, one.stream_id) for one in commits if one.filled_ns],
     )
     connection.executemany(
         "UPDATE stream SET next_line = ?, open_part = ?, last_stamp_ns = ?, high_stamp_ns = ?,"
-        " session_id = ?, session_offset = ?, bytes = bytes + ? WHERE id = ?",
+        " session_id = ?, session_offset = ?, generation = ?, bytes = bytes + ? WHERE id = ?",
         [_checkpoint_row(one) for one in commits],
     )
     connection.executemany(
@@ -131,9 +156,9 @@ def _insert_frames(connection: sqlite3.Connection, packed: Sequence[PackedFrame]
     for frame in packed:
         last_id += 1
         total_lines += frame.draft.lines
-        rows.append(_frame_row(last_id, frame, total_lines))
+        rows.append(frame_row(last_id, frame, total_lines))
         frames.append(_frame(last_id, frame, total_lines))
-    connection.executemany(f"INSERT INTO frame VALUES ({','.join('?' * 14)})", rows)  # noqa: S608 - only question marks
+    connection.executemany(INSERT_FRAME, rows)
     lines = sum(frame.draft.lines for frame in packed)
     size_bytes = sum(len(frame.draft.raw) for frame in packed)
     connection.execute(
@@ -145,59 +170,53 @@ def _insert_frames(connection: sqlite3.Connection, packed: Sequence[PackedFrame]
     return frames
 
 
-def tail(connection: sqlite3.Connection, stream_id: int, *, from_ns: int, max_bytes: int) -> Tail:
-    """The newest frames of a stream, from `from_ns` on, as many as there are and `max_bytes` allow.
+@dataclasses.dataclass(frozen=True, slots=True)
+class Batch:
+    """What was read.
 
-    It is also cut short when more was deleted than is asked for now: the overlap was made longer.
+    Attributes:
+        frames: In order, up to the first that is damaged.
+        infos: What is known of those of their streams that were not known.
+        damaged: Ids of frames that are not what was stored.
     """
-    pruned_ns = connection.execute(
-        "SELECT coalesce(max(pruned_ns), -1) FROM stream WHERE id = ?", (stream_id,)
-    ).fetchone()[0]
-    # Gap records were never sent by a server: a re-read cannot bring them, so they do not count.
-    rows = connection.execute(
-        f"SELECT {COLUMNS} FROM frame WHERE stream_id = ? AND kind <> ?"  # noqa: S608 - a constant
-        " ORDER BY high_stamp_ns DESC, id DESC",
-        (stream_id, FrameKind.GAP),
-    )
-    frames: list[Frame] = []
-    size = 0
-    cut_short = pruned_ns >= max(from_ns, 0)
-    for row in rows:
-        if frames and row[HIGH_STAMP] < from_ns:
-            break
-        size += row[3]
-        if frames and size > max_bytes:
-            cut_short = True
-            break
-        frames.append(unpack(row))
-    frames.reverse()
-    taken = [Taken(one.kind, one.part, one.raw) for one in frames]
-    return Tail(taken, from_ns=frames[0].first_stamp_ns if frames and cut_short else 0)
+
+    frames: list[Frame]
+    infos: dict[int, StreamInfo]
+    damaged: list[int]
 
 
 def read_frames(
     connection: sqlite3.Connection, after_id: int, *, max_bytes: int, known: Container[int]
-) -> tuple[list[Frame], dict[int, StreamInfo]]:
+) -> Batch:
     """Frames in order, and what is known of those of their streams that are not in `known`."""
     rows = connection.execute(
         f"SELECT {COLUMNS} FROM frame WHERE id > ? ORDER BY id",  # noqa: S608 - a constant
         (after_id,),
     )
     frames: list[Frame] = []
+    damaged: list[int] = []
     size = 0
     for row in rows:
-        size += row[3]
-        if frames and size > max_bytes:
+        size += row[RAW_BYTES]
+        if (frames or damaged) and size > max_bytes:
             break
-        frames.append(unpack(row))
+        try:
+            frame = unpack(row)
+        except FrameDamagedError:
+            damaged.append(row[0])
+        else:
+            if not damaged:
+                frames.append(frame)
     unknown = {frame.stream_id for frame in frames if frame.stream_id not in known}
-    return frames, {stream_id: _stream_info(connection, stream_id) for stream_id in unknown}
+    infos = {stream_id: stream_info(connection, stream_id) for stream_id in unknown}
+    return Batch(frames, infos, damaged)
 
 
 # Rows --------------------------------------------------------------------------------------------
 
 
-def _frame_row(frame_id: int, packed: PackedFrame, total_lines: int) -> tuple[int | bytes, ...]:
+def frame_row(frame_id: int, packed: PackedFrame, total_lines: int) -> tuple[int | bytes, ...]:
+    """A frame as `INSERT_FRAME` takes it."""
     draft = packed.draft
     return (
         frame_id,
@@ -214,6 +233,7 @@ def _frame_row(frame_id: int, packed: PackedFrame, total_lines: int) -> tuple[in
         total_lines,
         numbered(packed.checksum, frame_id, total_lines),
         packed.data,
+        draft.generation,
     )
 
 
@@ -231,6 +251,7 @@ def _frame(frame_id: int, packed: PackedFrame, total_lines: int) -> Frame:
         draft.last_stamp_ns,
         draft.received_ns,
         total_lines,
+        draft.generation,
     )
 
 
@@ -243,22 +264,46 @@ def _checkpoint_row(one: StreamCommit) -> tuple[int | str, ...]:
         at.high_stamp_ns,
         at.session_id,
         str(at.session_offset),
+        at.generation,
         one.raw_bytes,
         one.stream_id,
     )
 
 
-def _gap_row(stream_id: int, gap: Gap) -> tuple[int | str | None, ...]:
-    missing_bytes = gap.missing_bytes
+# By name: a migrated table has its columns in another order than a new one.
+_FRAME_COLUMNS = (
+    "id, stream_id, kind, first_line, lines, part, first_stamp_ns, last_stamp_ns, high_stamp_ns,"
+    " received_ns, raw_bytes, total_lines, checksum, data, generation"
+)
+
+INSERT_FRAME = f"INSERT INTO frame ({_FRAME_COLUMNS}) VALUES ({', '.join('?' * 15)})"  # noqa: S608 - constants
+
+#: The columns of `gap` that make a `Gap`.
+GAP_COLUMNS = (
+    "kind, cause, bounds, generation, after_line, before_line, from_stamp_ns, to_stamp_ns,"
+    " from_offset, to_offset, noticed_ns, filled_ns"
+)
+
+INSERT_GAP = f"INSERT INTO gap (stream_id, {GAP_COLUMNS}) VALUES ({', '.join('?' * 13)})"  # noqa: S608 - constants
+
+
+def gap_row(stream_id: int, gap: Gap) -> tuple[int | str | None, ...]:
+    """A gap as `INSERT_GAP` takes it."""
     return (
         stream_id,
+        gap.kind,
         gap.cause,
+        gap.bounds,
+        gap.generation,
         gap.after_line,
+        gap.before_line,
         gap.from_stamp_ns,
         gap.to_stamp_ns,
-        gap.noticed_ns,
         # The API's offsets are unsigned 64-bit, SQLite's integers are signed.
-        None if missing_bytes is None else min(missing_bytes, _INTEGER_MAX),
+        None if gap.from_offset is None else str(gap.from_offset),
+        None if gap.to_offset is None else str(gap.to_offset),
+        gap.noticed_ns,
+        gap.filled_ns,
     )
 
 
@@ -269,7 +314,12 @@ def _info_text(info: StreamInfo) -> str:
     return orjson.dumps(values).decode()
 
 
-def _stream_info(connection: sqlite3.Connection, stream_id: int) -> StreamInfo:
+def stream_info(connection: sqlite3.Connection, stream_id: int) -> StreamInfo:
+    """What is known of a stream.
+
+    Raises:
+        SpoolUntrustedError: It is damaged, or there is no such stream.
+    """
     row = connection.execute(
         "SELECT sandbox_id, container, info FROM stream WHERE id = ?", (stream_id,)
     ).fetchone()

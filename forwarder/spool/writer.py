@@ -26,7 +26,6 @@ CHECKPOINT_PAGES = 2048
 
 #: Nothing was stored, and the same may work later.
 _PASSING = {
-    sqlite3.SQLITE_FULL,
     sqlite3.SQLITE_BUSY,
     sqlite3.SQLITE_LOCKED,
     # No room for the WAL's index. Should a crash follow, the transaction may turn out to be there
@@ -35,10 +34,23 @@ _PASSING = {
 }
 
 
-def classify(error: sqlite3.Error) -> SpoolError:
-    """Whether the same may be tried again, or nothing may be believed any more."""
+class SpoolFullError(SpoolUnavailableError):
+    """There is no room on the disk."""
+
+
+def classify(
+    error: sqlite3.Error, *, out_of_room: Callable[[], bool] = lambda: False
+) -> SpoolError:
+    """Whether the same may be tried again, or nothing may be believed any more.
+
+    Args:
+        error: SQLite's.
+        out_of_room: Asked when a write failed: SQLite knows one way only in which a disk is full.
+    """
     code = getattr(error, "sqlite_errorcode", None)
     name = getattr(error, "sqlite_errorname", type(error).__name__)
+    if code == sqlite3.SQLITE_FULL or (code == sqlite3.SQLITE_IOERR_WRITE and out_of_room()):
+        return SpoolFullError(f"the spool cannot be written now: {error} ({name})")
     if code is not None and (code in _PASSING or code & 0xFF in _PASSING):
         return SpoolUnavailableError(f"the spool cannot be written now: {error} ({name})")
     return SpoolUntrustedError(f"the spool failed: {error} ({name})")
@@ -49,14 +61,23 @@ class _Job:
     work: Callable[[sqlite3.Connection], Any]
     future: asyncio.Future[Any]
     committed: Callable[[Any], None] | None
+    durable: Callable[[Any], None] | None
+    alone: bool
 
 
 class Writer:
     """Runs jobs on the writing connection, several to a transaction."""
 
-    def __init__(self, connection: sqlite3.Connection, loop: asyncio.AbstractEventLoop) -> None:
+    def __init__(
+        self,
+        connection: sqlite3.Connection,
+        loop: asyncio.AbstractEventLoop,
+        *,
+        out_of_room: Callable[[], bool] = lambda: False,
+    ) -> None:
         """Take over a connection made with `check_same_thread=False` and autocommit on."""
         self._connection = connection
+        self._out_of_room = out_of_room
         self._loop = loop
         self._jobs: queue.SimpleQueue[_Job | None] = queue.SimpleQueue()
         self._failure: SpoolUntrustedError | None = None
@@ -68,6 +89,9 @@ class Writer:
         self,
         work: Callable[[sqlite3.Connection], _T],
         committed: Callable[[_T], None] | None = None,
+        *,
+        durable: Callable[[_T], None] | None = None,
+        alone: bool = False,
     ) -> _T:
         """Run a job in a transaction; returns when that is committed and fsynced.
 
@@ -75,6 +99,8 @@ class Writer:
             work: The job. A cancelled call does not undo it: it may or may not have happened.
             committed: Told of the result once that is durable, on the loop and in the order of the
                 transactions, also when the call was cancelled.
+            durable: Told the same before, in the writing thread.
+            alone: Run it between transactions, in none.
 
         Raises:
             SpoolUnavailableError: The transaction was rolled back; try again.
@@ -82,7 +108,7 @@ class Writer:
         """
         self.check()
         future: asyncio.Future[_T] = self._loop.create_future()
-        self._jobs.put(_Job(work, future, committed))
+        self._jobs.put(_Job(work, future, committed, durable, alone))
         return await future
 
     def check(self) -> None:
@@ -112,9 +138,8 @@ class Writer:
         open_ = True
         while open_:
             jobs, open_ = self._next_jobs()
-            if jobs:
-                outcome = self._transaction(jobs)
-                self._loop.call_soon_threadsafe(_resolve, jobs, outcome)
+            for group in _groups(jobs):
+                self._finish(group)
         self._connection.close()
 
     def _next_jobs(self) -> tuple[list[_Job], bool]:
@@ -129,15 +154,33 @@ class Writer:
                 return jobs, True
         return jobs, False
 
+    def _finish(self, jobs: list[_Job]) -> None:
+        """Run jobs that share a transaction, and tell their callers.
+
+        When there is no room for all of them, each is tried for itself: a cursor may fit where new
+        lines do not.
+        """
+        outcome = self._transaction(jobs)
+        if isinstance(outcome, SpoolFullError) and len(jobs) > 1:
+            for job in jobs:
+                self._finish([job])
+        else:
+            self._loop.call_soon_threadsafe(_resolve, jobs, outcome)
+
     def _transaction(self, jobs: list[_Job]) -> list[Any] | SpoolError:
         if self._failure is not None:
             return self._failure
         try:
+            if jobs[0].alone:
+                return [jobs[0].work(self._connection)]
             self._connection.execute("BEGIN IMMEDIATE")
             results = [job.work(self._connection) for job in jobs]
             self._connection.execute("COMMIT")
+            for job, result in zip(jobs, results, strict=True):
+                if job.durable is not None:
+                    job.durable(result)
         except Exception as error:  # noqa: BLE001 - the top of the thread: a bug must not hang us
-            failure = _failure(error)
+            failure = _failure(error, self._out_of_room)
             if isinstance(failure, SpoolUntrustedError):
                 self.fail(failure)
             self._roll_back()
@@ -153,13 +196,24 @@ class Writer:
                 self.fail(SpoolUntrustedError(f"rollback failed: {error}"))
 
 
-def _failure(error: Exception) -> SpoolError:
+def _groups(jobs: list[_Job]) -> list[list[_Job]]:
+    """Jobs that follow each other share a transaction, save those that want none."""
+    groups: list[list[_Job]] = []
+    for job in jobs:
+        if groups and not job.alone and not groups[-1][0].alone:
+            groups[-1].append(job)
+        else:
+            groups.append([job])
+    return groups
+
+
+def _failure(error: Exception, out_of_room: Callable[[], bool]) -> SpoolError:
     """What a transaction's callers are told."""
     match error:
         case SpoolError():
             return error
         case sqlite3.Error():
-            return classify(error)
+            return classify(error, out_of_room=out_of_room)
         case _:
             failure = SpoolUntrustedError(f"the spool met a bug: {error!r}")
             failure.__cause__ = error

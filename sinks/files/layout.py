@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from contextlib import suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from itertools import accumulate, groupby
@@ -20,9 +21,10 @@ if TYPE_CHECKING:
 
 Format = Literal["text", "ndjson"]
 
+_MARK_NUMBERS = ("newest_ns", "until_ns", "number", "put_away_as")
 _HOUR_NS = 3_600_000_000_000
 _NS_PER_S = 1_000_000_000
-_UTC_STAMP = re.compile(rb"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d(?:\.\d{1,9})?Z[ \n]")
+_UTC_STAMP = re.compile(rb"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d(?:\.(\d{1,9}))?Z[ \n]")
 _HOUR_LENGTH = len("2026-11-23T04:")
 _SECOND_LENGTH = len("2026-11-23T04:05:06")
 
@@ -33,34 +35,51 @@ class OpenLine:
 
     Attributes:
         next_part: The part that would go on with the line; 0 when nothing can.
+        generation: A restarted container begins anew: nothing of its goes on with an older line.
     """
 
     sandbox_id: str = ""
     container: str = ""
     next_part: int = 0
+    generation: int = 0
 
     def goes_on_with(self, source: Slice) -> bool:
         """Whether this slice is the rest of the line, or at least its next part."""
         return (
             source.part > 1
             and source.part == self.next_part
+            and source.generation == self.generation
             and source.stream.identity == (self.sandbox_id, self.container)
         )
 
 
 @dataclass(frozen=True, slots=True)
 class Mark:
-    """What is remembered of a file: how much of it is confirmed, and how that much ends."""
+    """What is remembered of a file: how much of it is confirmed, and how that much ends.
+
+    Attributes:
+        newest_ns: The newest moment of the lines in it, where rotation asks for that.
+        until_ns: The same, by the later of both clocks: see `sinks.files.rotation.Moment`.
+        number: Of the file that was put away last from this path.
+        put_away_as: The number under which it is to be put away now; 0 when it is not.
+    """
 
     length_bytes: int
     open_line: OpenLine | None = None
+    newest_ns: int = 0
+    until_ns: int = 0
+    number: int = 0
+    put_away_as: int = 0
 
     def encode(self) -> bytes:
         """The mark as the sink's state keeps it."""
         record: dict[str, object] = {"length": self.length_bytes}
         if self.open_line is not None:
             line = self.open_line
-            record["open"] = [line.sandbox_id, line.container, line.next_part]
+            record["open"] = [line.sandbox_id, line.container, line.next_part, line.generation]
+        for name in _MARK_NUMBERS:
+            if value := getattr(self, name):
+                record[name] = value
         return orjson.dumps(record)
 
     @classmethod
@@ -68,7 +87,8 @@ class Mark:
         """The inverse of `encode`."""
         record = orjson.loads(data)
         line = record.get("open")
-        return cls(record["length"], OpenLine(*line) if line else None)
+        numbers = (record.get(name, 0) for name in _MARK_NUMBERS)
+        return cls(record["length"], OpenLine(*line) if line else None, *numbers)
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,6 +105,8 @@ def split(batch: Batch, template: Template, format_: Format) -> dict[str, list[P
     """The batch's pieces by path, in order. Whatever has to be decoded is decoded here."""
     files: dict[str, list[Piece]] = {}
     for source in batch.slices:
+        if source.end is not None:  # no line: neither format says it
+            continue
         cuts = _by_hour(source) if template.needs_stamp else [(0, _whole(source))]
         for stamp_ns, piece in cuts:
             files.setdefault(template.render(source.stream, stamp_ns), []).append(piece)
@@ -126,7 +148,8 @@ def _gap_line(source: Slice) -> bytes:
 
 
 def _left_open(source: Slice) -> OpenLine:
-    return OpenLine(*source.stream.identity, source.part + 1 if source.part else 0)
+    next_part = source.part + 1 if source.part else 0
+    return OpenLine(*source.stream.identity, next_part, source.generation)
 
 
 def _whole(source: Slice) -> Piece:
@@ -154,6 +177,24 @@ def _by_hour(source: Slice) -> Iterator[tuple[int, Piece]]:
         start = stop
 
 
+def last_stamp_ns(piece: Piece) -> int:
+    """The stamp of a piece's last line, mostly without reading any other line of it."""
+    raw = piece.raw
+    start = raw.rfind(b"\n", 0, len(raw) - 1) + 1
+    match = _UTC_STAMP.match(raw, start) if piece.source.part <= 1 else None
+    if match is not None:
+        with suppress(ValueError):
+            fraction = match[1] or b""
+            return _second_ns(raw[start:]) + int(fraction.ljust(9, b"0"))
+    return piece.source.columns.stamps_ns[piece.stop - 1]
+
+
+def _second_ns(line: bytes) -> int:
+    """The whole second at which a line begins that matches `_UTC_STAMP`."""
+    moment = datetime.fromisoformat(line[:_SECOND_LENGTH].decode()).replace(tzinfo=UTC)
+    return int(moment.timestamp()) * _NS_PER_S
+
+
 def _common_hour_ns(source: Slice) -> int | None:
     """The UTC hour that all lines share, if their first bytes show it; no line is looked at.
 
@@ -166,7 +207,6 @@ def _common_hour_ns(source: Slice) -> int | None:
     if raw.count(b"\n" + hour) != source.line_count - 1:
         return None
     try:
-        moment = datetime.fromisoformat(raw[:_SECOND_LENGTH].decode()).replace(tzinfo=UTC)
+        return _second_ns(raw)
     except ValueError:
         return None
-    return int(moment.timestamp()) * _NS_PER_S

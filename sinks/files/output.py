@@ -15,6 +15,7 @@ import os
 from contextlib import contextmanager, suppress
 from typing import TYPE_CHECKING
 
+from sinks.files.directories import enter, open_root, sync_directory
 from sinks.files.layout import Mark, OpenLine
 from sinks.files.system import refuse_unless_ordinary, verdicts
 from sinks.interface import SinkMisconfiguredError, SinkUnavailableError
@@ -113,6 +114,38 @@ class OutputFile:
                 self._files.write_back(fd, end - offset, offset)
             return end
 
+    def is_there(self) -> bool:
+        """Whether anything has this path now."""
+        return self.is_longer_than(-1)
+
+    def is_longer_than(self, length_bytes: int) -> bool:
+        """Whether there is more at this path now than so many bytes."""
+        with verdicts(self.path):
+            try:
+                return self._files.status(self.path).st_size > length_bytes
+            except (FileNotFoundError, NotADirectoryError):
+                return False
+
+    def put_away(self, length_bytes: int, name: str) -> None:
+        """Give the file, up to its confirmed length, another name in its directory, for good.
+
+        Raises:
+            SinkUnavailableError: Not now; or somebody has just taken the name.
+            SinkMisconfiguredError: It cannot or must not be renamed.
+        """
+        with self._closed_on_error(), verdicts(self.path):
+            self._leave_if_replaced()
+            fd = self._open()
+            size = self._files.file_status(fd).st_size
+            if size > length_bytes:
+                self._set_aside(fd, length_bytes, size)
+            with self.parent() as parent_fd:
+                if self._files.name_is_taken(name, parent_fd=parent_fd):
+                    raise SinkUnavailableError(f"cannot rename {self.path}: {name} is taken")
+                self._files.rename(self._names[-1], name, parent_fd=parent_fd)
+                self._files.sync_directory(parent_fd)
+            self.close()
+
     def close(self) -> None:
         """Give the descriptor back, if there is one."""
         if self._fd is not None:
@@ -152,7 +185,7 @@ class OutputFile:
     def _open(self) -> int:
         if self._fd is not None:
             return self._fd
-        with self._parent() as parent_fd:
+        with self.parent() as parent_fd:
             name = self._names[-1]
             try:
                 self._fd = self._files.open_file(name, parent_fd=parent_fd)
@@ -167,12 +200,22 @@ class OutputFile:
         return self._fd
 
     @contextmanager
-    def _parent(self) -> Iterator[int]:
-        """The file's directory, created if need be, for as long as the block runs."""
-        fd = open_root(self._files, self._root, self._mode)
+    def parent(self, *, create: bool = True) -> Iterator[int]:
+        """The file's directory, for as long as the block runs; no link below the root is followed.
+
+        Args:
+            create: Whether directories that are not there are made.
+        """
+        if create:
+            fd = open_root(self._files, self._root, self._mode)
+        else:
+            fd = self._files.open_directory(self._root, follow=True)
         try:
             for name in self._names[:-1]:
-                parent_fd, fd = fd, _enter(self._files, name, fd, self._mode)
+                if create:
+                    parent_fd, fd = fd, enter(self._files, name, fd, self._mode)
+                else:
+                    parent_fd, fd = fd, self._files.open_directory(name, parent_fd=fd)
                 self._files.close(parent_fd)
             yield fd
         finally:
@@ -182,7 +225,7 @@ class OutputFile:
         """Whether the bytes behind `offset` and those about to be written agree."""
         for buffer in buffers:
             wanted = buffer[: size - offset]
-            if _read_exactly(self._files, fd, len(wanted), offset) != wanted:
+            if read_exactly(self._files, fd, len(wanted), offset) != wanted:
                 return False
             offset += len(wanted)
         return True
@@ -194,7 +237,7 @@ class OutputFile:
             end = beside.measure(None).length_bytes
             for start in range(offset, size, _COPY_BYTES):
                 length_bytes = min(_COPY_BYTES, size - start)
-                chunk = _read_exactly(self._files, fd, length_bytes, start)
+                chunk = read_exactly(self._files, fd, length_bytes, start)
                 end = beside.append(end, [chunk])
         finally:
             beside.close()
@@ -240,39 +283,8 @@ def _portions(buffers: Sequence[bytes]) -> Iterator[Sequence[bytes]]:
         yield portion
 
 
-def open_root(files: Files, root: str, mode: int) -> int:
-    """Open a directory of the operator's, creating it and those above it as needed."""
-    try:
-        return files.open_directory(root, follow=True)
-    except FileNotFoundError:
-        above, name = os.path.split(root)
-        parent_fd = open_root(files, above, mode)
-        try:
-            return _enter(files, name, parent_fd, mode)
-        finally:
-            files.close(parent_fd)
-
-
-def sync_directory(files: Files, path: str) -> None:
-    """Return when the entries of a directory are on the disk."""
-    with verdicts(path):
-        fd = files.open_directory(path, follow=True)
-        try:
-            files.sync_directory(fd)
-        finally:
-            files.close(fd)
-
-
-def _enter(files: Files, name: str, parent_fd: int, mode: int) -> int:
-    try:
-        return files.open_directory(name, parent_fd=parent_fd)
-    except FileNotFoundError:
-        files.make_directory(name, mode | (mode & 0o444) >> 2, parent_fd=parent_fd)
-        files.sync_directory(parent_fd)
-        return files.open_directory(name, parent_fd=parent_fd)
-
-
-def _read_exactly(files: Files, fd: int, length_bytes: int, offset: int) -> bytes:
+def read_exactly(files: Files, fd: int, length_bytes: int, offset: int) -> bytes:
+    """So many bytes from this offset, or as many as there are."""
     chunks: list[bytes] = []
     while length_bytes > 0:
         chunk = files.read(fd, length_bytes, offset)

@@ -6,7 +6,7 @@ import errno
 import fcntl
 import os
 import stat
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import TYPE_CHECKING
 
 from sinks.interface import SinkMisconfiguredError, SinkUnavailableError
@@ -126,6 +126,27 @@ class Files:
         push other programs' files out of memory. Pages that are only partly covered stay.
         """
         os.posix_fadvise(fd, offset, length_bytes, os.POSIX_FADV_DONTNEED)
+
+    def names_in(self, fd: int) -> list[str]:
+        """The names in an open directory."""
+        return os.listdir(fd)
+
+    def name_is_taken(self, name: str, *, parent_fd: int) -> bool:
+        """Whether anything has this name, be it a link to nowhere."""
+        try:
+            os.stat(name, dir_fd=parent_fd, follow_symlinks=False)
+        except FileNotFoundError:
+            return False
+        return True
+
+    def rename(self, name: str, new_name: str, *, parent_fd: int) -> None:
+        """Give a file another name in the same directory; a file of that name would be gone."""
+        os.rename(name, new_name, src_dir_fd=parent_fd, dst_dir_fd=parent_fd)
+
+    def unlink(self, name: str, *, parent_fd: int) -> None:
+        """Take a file's name away; one that is gone already is fine."""
+        with suppress(FileNotFoundError):
+            os.unlink(name, dir_fd=parent_fd)
 
     def truncate(self, fd: int, length_bytes: int) -> None:
         """Cut the open file."""

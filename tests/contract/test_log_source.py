@@ -135,7 +135,7 @@ async def test_a_message_over_the_limit_is_an_error_and_what_came_before_it_is_k
     found: list[LogEntry] = []
     with pytest.raises(SourceUnavailableError) as caught:
         await read(source, LogRequest("sbx-1"), found)
-    assert caught.value.code == "resource_exhausted"
+    assert (caught.value.code, caught.value.reason) == ("resource_exhausted", "MESSAGE_TOO_LARGE")
     assert [e.data for e in found] == [b"before\n"]
 
 

@@ -17,11 +17,14 @@ from sinks.testing import (
     MemorySink,
     MemoryState,
     Record,
+    RecordKey,
     batch_of,
     deliver,
+    end_of,
     gap_of,
     slice_of,
 )
+from tests.unit.sinks.renaming_disk import read_all
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable
@@ -63,6 +66,22 @@ class TextFiles:
         return [orjson.loads(gap)["gap"] for gap in gaps]
 
 
+class RotatedFiles(TextFiles):
+    """The same lines, in files that are put away and compressed all the time."""
+
+    def new_sink(self) -> Sink:
+        settings: dict[str, Any] = {
+            "path": f"{self.root}/{{sandbox_id}}/{{container}}",
+            "rotate": {"size": 1024, "at_end": True},
+            "compress": "zstd",
+        }
+        return FileSink("contract", FileSettings.model_validate(settings))
+
+    def lines(self, stream: Stream) -> list[bytes]:
+        data = read_all(self.root / stream.sandbox_id, stream.container)
+        return data.removesuffix(b"\n").split(b"\n") if data else []
+
+
 class NdjsonFiles:
     def __init__(self, root: Path) -> None:
         self.path = root / "all.ndjson"
@@ -95,7 +114,7 @@ class NdjsonFiles:
 
 class Memory:
     def __init__(self) -> None:
-        self.kept: dict[tuple[str, str, int, int, str], Record] = {}
+        self.kept: dict[RecordKey, Record] = {}
 
     def new_sink(self) -> Sink:
         return MemorySink(self.kept)
@@ -106,7 +125,7 @@ class Memory:
     def texts(self, stream: Stream = STREAM) -> list[bytes]:
         texts: list[bytes] = []
         for record in self.records(stream):
-            if record.gap is not None:
+            if record.gap is not None or record.end is not None:
                 continue
             if record.part > 1:
                 texts[-1] += record.text
@@ -118,11 +137,12 @@ class Memory:
         return [dict(record.gap) for record in self.records(stream) if record.gap is not None]
 
 
-@pytest.fixture(params=["file-text", "file-ndjson", "memory"])
+@pytest.fixture(params=["file-text", "file-ndjson", "file-rotated", "memory"])
 def destination(request: pytest.FixtureRequest, tmp_path: Path) -> Destination:
     makers: dict[str, Callable[[], Destination]] = {
         "file-text": lambda: TextFiles(tmp_path),
         "file-ndjson": lambda: NdjsonFiles(tmp_path),
+        "file-rotated": lambda: RotatedFiles(tmp_path),
         "memory": Memory,
     }
     return makers[request.param]()
@@ -312,6 +332,59 @@ async def test_a_gap_is_a_record_of_its_own_kind(
     await deliver(sink, state, batch_of(before, gap, after))
     assert destination.texts() == [b"before", b"after"]
     assert destination.gaps() == [gap.gap]
+
+
+async def test_a_gap_record_that_is_taken_back_is_a_second_record(
+    destination: Destination, sink: Sink, state: MemoryState
+) -> None:
+    told = gap_of(first_line=1, from_stamp_ns=NOW_NS, kind="tail", bounds="approximate")
+    taken_back = gap_of(
+        first_line=1, from_stamp_ns=NOW_NS, kind="tail", bounds="approximate", filled_ns=NOW_NS + 5
+    )
+    await deliver(sink, state, some("before"), batch_of(told), batch_of(taken_back))
+    assert destination.gaps() == [told.gap, taken_back.gap]
+    assert destination.texts() == [b"before"]
+
+
+async def test_an_end_record_is_no_line_and_what_comes_afterwards_still_comes(
+    destination: Destination, sink: Sink, state: MemoryState
+) -> None:
+    await deliver(sink, state, some("one"), batch_of(end_of(first_line=1)))
+    await deliver(sink, state, batch_of(end_of(first_line=1)))
+    assert destination.texts() == [b"one"]
+    await deliver(sink, state, some("two", first_line=1))
+    assert destination.texts() == [b"one", b"two"]
+    assert destination.gaps() == []
+
+
+async def test_an_end_record_for_a_stream_without_lines_leaves_nothing(
+    destination: Destination, sink: Sink, state: MemoryState
+) -> None:
+    await deliver(sink, state, batch_of(end_of()))
+    assert destination.texts() == []
+    assert destination.gaps() == []
+
+
+def generation(number: int, *texts: str, ended: bool = True) -> Any:
+    lines = [(NOW_NS + i, text) for i, text in enumerate(texts)]
+    return batch_of(slice_of(lines, generation=number, ended=ended))
+
+
+async def test_a_new_generation_counts_from_0_and_is_no_repetition(
+    destination: Destination, sink: Sink, state: MemoryState
+) -> None:
+    await deliver(sink, state, generation(0, "same", "a"))
+    await sink.write(generation(1, "same", "b"))
+    await deliver(sink, state, generation(1, "same", "b"), generation(2, "same"))
+    assert destination.texts() == [b"same", b"a", b"same", b"b", b"same"]
+
+
+async def test_an_unfinished_line_is_not_joined_with_the_first_of_a_new_generation(
+    destination: Destination, sink: Sink, state: MemoryState
+) -> None:
+    await deliver(sink, state, generation(0, "never ended", ended=False), generation(1, "a"))
+    await deliver(sink, state, batch_of(slice_of([(NOW_NS, "b")], first_line=1, generation=1)))
+    assert destination.texts() == [b"never ended", b"a", b"b"]
 
 
 async def test_many_streams_in_one_batch_stay_apart(

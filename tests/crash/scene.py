@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import random
 import sys
 from contextlib import asynccontextmanager
@@ -9,6 +10,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from forwarder.local.server import LocalServer
+from forwarder.local.settings import LocalSettings
 from forwarder.spool.files import StateDir
 from forwarder.spool.overview import overview_of
 from tests.fakes import oracle
@@ -28,9 +30,12 @@ if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Mapping
     from pathlib import Path
 
-    from forwarder.local.settings import LocalSettings
+    from tests.fakes.preload import Preload
 
 TAG = "talkative"
+
+#: A service whose logs stay whole in a long run too.
+KEEPS_ALL = LocalSettings(retention_bytes=4 << 30)
 
 
 def seeded(seed: int | None = None) -> random.Random:
@@ -38,6 +43,11 @@ def seeded(seed: int | None = None) -> random.Random:
     seed = random.SystemRandom().getrandbits(32) if seed is None else seed
     print(f"seed: {seed}")
     return random.Random(seed)
+
+
+def cycles(default: int) -> int:
+    """How often a test repeats its fault: CRASH_CYCLES, or this many."""
+    return int(os.environ.get("CRASH_CYCLES", default))
 
 
 @dataclass
@@ -58,7 +68,7 @@ class Scene:
             self.server.base_url,
             self.server.api_key,
             sys.executable,
-            ("-I", "-S", oracle.__file__, name, str(self.stop_file), *options),
+            ("-I", "-S", oracle.__file__, name, str(self.stop_file), *_lasting(), *options),
             tags=[TAG],
             display_name=name,
         )
@@ -78,6 +88,10 @@ class Scene:
             server.base_url, server.api_key, sandbox_id=sandbox_id, timestamps=True
         )
 
+    async def logs(self) -> dict[str, bytes]:
+        """Every sandbox's log: what the files are to hold."""
+        return {sandbox_id: await self.log(sandbox_id) for sandbox_id in self.names}
+
     def home(self, directory: Path, **options: Any) -> Home:
         """A daemon's place, with its configuration written."""
         return Home(self, directory, **options)
@@ -89,6 +103,8 @@ class Home:
     Args:
         scene: What it follows.
         directory: Where it lives.
+        output: Where the files are; `directory/out` if nothing is said.
+        base_url: Where the daemon finds the service, if something stands in between.
         source: Settings of the section `source`.
         sections: Other sections.
     """
@@ -97,15 +113,18 @@ class Home:
         self,
         scene: Scene,
         directory: Path,
+        *,
+        output: Path | None = None,
+        base_url: str = "",
         source: Mapping[str, Any] | None = None,
         **sections: Any,
     ) -> None:
         self.scene = scene
         self.directory = directory
-        self.output = directory / "out"
+        self.output = output or directory / "out"
         self.config = write_config(
             directory,
-            base_url=scene.server.base_url,
+            base_url=base_url or scene.server.base_url,
             api_key=scene.server.api_key,
             sandboxes=[{"tags": [TAG]}],
             sinks={
@@ -142,15 +161,19 @@ class Home:
         """Records in the spool that some sink has yet to get."""
         return max((sink.pending for sink in overview_of(self.state).sinks), default=0)
 
-    async def run_to_end(self) -> None:
+    async def run_to_end(self, *, forked: bool = False, under: Preload | None = None) -> None:
         """One last life, until everything is delivered."""
-        code, daemon = await run_to_end(self.config, "--until-complete")
+        code, daemon = await run_to_end(self.config, "--until-complete", forked=forked, under=under)
         assert code == 0, daemon.log
 
     async def check(self) -> None:
         """Every file equals the service's own log, and every number adds up."""
+        self.compare(await self.scene.logs())
+
+    def compare(self, logs: Mapping[str, bytes]) -> None:
+        """The same, with logs that were read before."""
         for sandbox_id, name in self.scene.names.items():
-            expected = await self.scene.log(sandbox_id)
+            expected = logs[sandbox_id]
             text = (self.output / f"{sandbox_id}.log").read_bytes()
             ndjson = (self.output / f"{sandbox_id}.ndjson").read_bytes()
             sources = (f"{name}/out", f"{name}/err")
@@ -176,6 +199,11 @@ def _compare(found: bytes, expected: bytes, sources: tuple[str, ...]) -> None:
     wrong = oracle.count(found, sources).wrong
     at = next((n for n, (a, b) in enumerate(zip(found, expected, strict=False)) if a != b), 0)
     raise AssertionError(f"{wrong}, from byte {at} of {len(expected)}: {found[at : at + 500]!r}")
+
+
+def _lasting() -> tuple[str, str]:
+    """Options of the program that let it print until even a long run is over."""
+    return "--lifetime-s", str(oracle.LIFETIME_S + 2 * cycles(0))
 
 
 @asynccontextmanager

@@ -8,21 +8,20 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from forwarder.local.settings import LocalSettings
-from tests.crash.scene import Home, seeded, talkative
+from tests.crash.scene import KEEPS_ALL, Home, cycles, seeded, talkative
 from tests.fakes.daemon import file_sink, running, until, write_config
 
 if TYPE_CHECKING:
     import random
     from pathlib import Path
 
-KILLS = 100
-COMMANDS = 8  # of them are the real command, the others are forked, which is quicker
+KILLS = 40
+COMMANDS = 4  # of them are the real command, the others are forked, which is quicker
 DAEMONS = 4  # at a time
 FIRST_STARTS = 20
 
 #: About as long as a start takes, so that some of these kills come before its end.
-START_S = {True: 0.1, False: 0.7}
+START_S = {True: 0.05, False: 0.7}
 
 
 async def kill_once(home: Home, rng: random.Random, *, forked: bool) -> str:
@@ -43,16 +42,16 @@ async def kill_once(home: Home, rng: random.Random, *, forked: bool) -> str:
 
 
 @pytest.mark.slow
-async def test_a_hundred_kills_at_random_moments_leave_every_line_in_the_files_once(
+async def test_kills_at_random_moments_leave_every_line_in_the_files_once(
     tmp_path: Path,
 ) -> None:
     rng = seeded()
     options = ("--burst-lines", "2")
-    async with talkative(tmp_path, LocalSettings(), 3, *options) as scene:
+    async with talkative(tmp_path, KEEPS_ALL, 3, *options) as scene:
         homes = [scene.home(tmp_path / f"daemon-{number}") for number in range(DAEMONS)]
 
         async def lives(home: Home) -> Counter[str]:
-            forked = [number >= COMMANDS // DAEMONS for number in range(KILLS // DAEMONS)]
+            forked = [number >= COMMANDS // DAEMONS for number in range(cycles(KILLS) // DAEMONS)]
             rng.shuffle(forked)
             return Counter([await kill_once(home, rng, forked=one) for one in forked])
 
@@ -68,6 +67,7 @@ async def test_a_kill_in_the_very_first_start_does_not_keep_the_next_one_from_st
     tmp_path: Path,
 ) -> None:
     rng = seeded()
+    gate = asyncio.Semaphore(DAEMONS)
 
     async def starts_again(directory: Path) -> None:
         config = write_config(
@@ -88,5 +88,8 @@ async def test_a_kill_in_the_very_first_start_does_not_keep_the_next_one_from_st
             assert await daemon.wait() == 0, daemon.log
         assert not list(state.glob("*partial*"))
 
-    for number in range(FIRST_STARTS):
-        await starts_again(tmp_path / str(number))
+    async def one_of_many(number: int) -> None:
+        async with gate:
+            await starts_again(tmp_path / str(number))
+
+    await asyncio.gather(*map(one_of_many, range(cycles(FIRST_STARTS))))

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 
     from tests.fakes.forked import ForkedProcess
+    from tests.fakes.preload import Preload
 
 COMMAND = Path(sys.executable).with_name("sandbox-forwarder")
 DEADLINE_S = 60.0
@@ -85,10 +86,16 @@ class DaemonProcess:
         self._reading = asyncio.create_task(self._read())
 
     @classmethod
-    async def start(cls, config: Path, *options: str) -> Self:
-        """Start `run --config CONFIG`, with these options too."""
+    async def start(cls, config: Path, *options: str, wrapper: Sequence[str] = ()) -> Self:
+        """Start `run --config CONFIG`, with these options too.
+
+        Args:
+            config: The configuration.
+            options: What else stands on the command line.
+            wrapper: A command that becomes the daemon, with its arguments: `nice`, `strace -D`.
+        """
         process = await asyncio.create_subprocess_exec(
-            *(str(COMMAND), "run", "--config", str(config), *options),
+            *(*wrapper, str(COMMAND), "run", "--config", str(config), *options),
             stdin=asyncio.subprocess.DEVNULL,
             stdout=asyncio.subprocess.DEVNULL,
             stderr=asyncio.subprocess.PIPE,
@@ -97,9 +104,25 @@ class DaemonProcess:
         return cls(process)
 
     @classmethod
-    async def fork(cls, config: Path, *options: str) -> Self:
-        """The same, much quicker: see `tests.fakes.forked`."""
-        return cls(await fork("run", "--config", str(config), *options, limit=_LOG_LINE_BYTES))
+    async def fork(
+        cls, config: Path, *options: str, under: Preload | None = None, paused: bool = False
+    ) -> Self:
+        """The same, much quicker: see `tests.fakes.forked`.
+
+        Args:
+            config: The configuration.
+            options: What else stands on the command line.
+            under: A library that interferes with its calls.
+            paused: Whether it waits for a SIGCONT before it does anything.
+        """
+        process = await fork(
+            *("run", "--config", str(config), *options),
+            limit=_LOG_LINE_BYTES,
+            environment=under.environment if under else None,
+            libraries=[under.library] if under else [],
+            paused=paused,
+        )
+        return cls(process)
 
     @property
     def running(self) -> bool:
@@ -180,33 +203,51 @@ class DaemonProcess:
 
 @asynccontextmanager
 async def running(
-    config: Path, *options: str, forked: bool = False
+    config: Path,
+    *options: str,
+    forked: bool = False,
+    under: Preload | None = None,
+    wrapper: Sequence[str] = (),
 ) -> AsyncIterator[DaemonProcess]:
-    """A daemon that is killed at the end, if it still runs then."""
-    start = DaemonProcess.fork if forked else DaemonProcess.start
-    daemon = await start(config, *options)
+    """A daemon that is killed at the end, if it still runs then.
+
+    Args:
+        config: The configuration.
+        options: What else stands on the command line.
+        forked: Whether it is forked, which is quicker; it always is `under` a library.
+        under: See `DaemonProcess.fork`.
+        wrapper: See `DaemonProcess.start`.
+    """
+    if forked or under is not None:
+        daemon = await DaemonProcess.fork(config, *options, under=under)
+    else:
+        daemon = await DaemonProcess.start(config, *options, wrapper=wrapper)
     try:
         yield daemon
     finally:
         await daemon.kill()
 
 
-async def run_to_end(config: Path, *options: str) -> tuple[int, DaemonProcess]:
+async def run_to_end(
+    config: Path, *options: str, forked: bool = False, under: Preload | None = None
+) -> tuple[int, DaemonProcess]:
     """Run until it ends by itself; returns its exit code and what it said."""
-    async with running(config, *options) as daemon:
+    async with running(config, *options, forked=forked, under=under) as daemon:
         return await daemon.wait(), daemon
 
 
-async def until(condition: Callable[[], bool], what: str = "the condition") -> None:
+async def until(
+    condition: Callable[[], bool], what: str = "the condition", *, deadline_s: float = DEADLINE_S
+) -> None:
     """Return as soon as the condition holds.
 
     Raises:
         AssertionError: It did not before the deadline.
     """
     loop = asyncio.get_running_loop()
-    deadline_s = loop.time() + DEADLINE_S
+    end_s = loop.time() + deadline_s
     while not condition():
-        if loop.time() > deadline_s:
+        if loop.time() > end_s:
             raise AssertionError(f"waited in vain for {what}")
         await asyncio.sleep(_LOOK_EVERY_S)
 

@@ -146,6 +146,26 @@ async def control(
         return answer
 
 
+async def counters(base_url: str, api_key: str) -> dict[str, int]:
+    """What clients did since the service began, see `forwarder.local.streams.Counters`."""
+    async with httpx.AsyncClient(headers=_authorization(api_key), timeout=30) as client:
+        response = await client.get(f"{base_url}/local/v1/counters")
+        response.raise_for_status()
+        answer: dict[str, int] = response.json()
+        return answer
+
+
+async def stored_page(base_url: str, api_key: str, sandbox_id: str, **query: Any) -> dict[str, Any]:
+    """One page of the stored logs; an error answer raises `StatusError`."""
+    url = f"{base_url}/v1/sandboxes/{sandbox_id}/logs"
+    async with httpx.AsyncClient(headers=_authorization(api_key), timeout=30) as client:
+        response = await client.get(url, params=query)
+        answer: dict[str, Any] = response.json()
+        if response.is_error:
+            raise StatusError(answer)
+        return answer
+
+
 @asynccontextmanager
 async def open_logs(
     base_url: str, api_key: str, **request: Any

@@ -115,7 +115,7 @@ class Reader:
         if take is not None:
             at = len(self.frames)
             self.frames += take.frames
-            self.gaps += take.gaps
+            self.gaps += [gap for gap in take.gaps if not gap.filled_ns]
             self.checkpoint = take.checkpoint
             for index in range(at, len(self.frames)):
                 if self.frames[index].kind is FrameKind.GAP:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import dataclasses
 import shutil
 import sys
 import tempfile
@@ -30,9 +31,11 @@ from forwarder.model import (
     StreamKey,
     StreamState,
 )
-from forwarder.spool import sqlite
+from forwarder.spool import recent
+from forwarder.spool.dropping import drop_oldest
 from forwarder.spool.files import StateDir
 from forwarder.spool.interface import Delivery, StreamCommit
+from forwarder.spool.overview import gap_of_record
 from forwarder.spool.sqlite import SqliteSpool, open_spool
 
 if TYPE_CHECKING:
@@ -47,6 +50,9 @@ FAST = "/dev/shm" if Path("/dev/shm").is_dir() else None
 
 #: So little stays in memory that frames are read from both places.
 RECENT_BYTES = 20_000
+
+#: What a flipped bit in a payload looks like.
+FLIP = "UPDATE frame SET data = CAST(x'00' || substr(data, 2) AS BLOB) WHERE id = ?"
 
 #: How much of a live stream every prune keeps.
 KEEP_TAIL_NS = 30
@@ -76,6 +82,8 @@ class Stored:
     id: int
     stream: StreamKey
     draft: FrameDraft
+    lines: int
+    record: Gap | None = None  # that of what was given up here
 
 
 @dataclass
@@ -128,8 +136,8 @@ changes = st.dictionaries(
 class SpoolMachine(RuleBasedStateMachine):
     def __init__(self) -> None:
         super().__init__()
-        self.kept_bytes = sqlite.RECENT_BYTES
-        sqlite.RECENT_BYTES = RECENT_BYTES
+        self.kept_bytes = recent.RECENT_BYTES
+        recent.RECENT_BYTES = RECENT_BYTES
         self.runner = asyncio.Runner()
         self.root = Path(tempfile.mkdtemp(prefix="spool-model-", dir=FAST))
         self.lives = 0
@@ -139,6 +147,8 @@ class SpoolMachine(RuleBasedStateMachine):
         self.destinations: dict[str, str] = {}
         self.frames: list[Stored] = []
         self.held: set[int] = set()
+        self.given_up: set[int] = set()
+        self.newest_id = 0
         self.spool = self.start(self.home())
 
     def run(self, work: Coroutine[None, None, _T]) -> _T:
@@ -156,7 +166,7 @@ class SpoolMachine(RuleBasedStateMachine):
         self.run(self.spool.close())
         self.runner.close()
         shutil.rmtree(self.root)
-        sqlite.RECENT_BYTES = self.kept_bytes
+        recent.RECENT_BYTES = self.kept_bytes
 
     def after(self, cursor: int) -> list[Stored]:
         return [one for one in self.frames if one.id > cursor and one.id in self.held]
@@ -205,8 +215,7 @@ class SpoolMachine(RuleBasedStateMachine):
         self.run(self.spool.commit(commits))
         for one in commits:
             self.follow(one)
-        last_id = self.frames[-1].id if self.frames else 0
-        assert self.spool.last_frame_id == last_id
+        assert self.spool.last_frame_id == self.newest_id
 
     @rule(parts=parts_of_streams, more=parts_of_streams, lazy=st.none() | st.sampled_from(SINKS))
     def work(
@@ -229,10 +238,10 @@ class SpoolMachine(RuleBasedStateMachine):
         frames = []
         gaps = []
         for one in chosen:
-            lines = {FrameKind.GAP: 0, FrameKind.PART: 1}.get(one.kind, one.lines)
+            lines = {FrameKind.LINES: one.lines, FrameKind.PART: 1}.get(one.kind, 0)
             if one.kind is FrameKind.GAP:
-                gaps.append(Gap(GapCause.ANCHOR_LOST, line - 1, 0, 0, 1, missing_bytes=offset))
-            else:
+                gaps.append(Gap(GapCause.ANCHOR_LOST, line - 1, 0, 0, 1, to_offset=offset))
+            if one.kind.holds_lines:
                 high_ns = max(high_ns, one.stamp_ns, one.last_ns)
             part = 1 if one.kind is FrameKind.PART else 0
             frames.append(
@@ -249,8 +258,9 @@ class SpoolMachine(RuleBasedStateMachine):
             (key, stream) for key, stream in self.streams.items() if stream.id == commit.stream_id
         )
         for draft in commit.frames:
-            self.frames.append(Stored(len(self.frames) + 1, key, draft))
+            self.frames.append(Stored(len(self.frames) + 1, key, draft, draft.lines))
             self.held.add(len(self.frames))
+            self.newest_id = len(self.frames)
         stream.checkpoint = commit.checkpoint
         stream.state = commit.state or stream.state
         stream.bytes += commit.raw_bytes
@@ -268,7 +278,7 @@ class SpoolMachine(RuleBasedStateMachine):
             return
         from_ns = stream.checkpoint.high_stamp_ns - reach_ns
         tail = self.run(self.spool.tail(stream.id, from_ns=from_ns, max_bytes=max_bytes))
-        lines = [one.draft for one in self.of(key) if one.draft.kind is not FrameKind.GAP]
+        lines = self.usable(key)
         reaching = [one for one in lines if one.high_stamp_ns >= from_ns] or lines[-1:]
         expected: list[FrameDraft] = []
         for draft in reversed(reaching):
@@ -282,8 +292,20 @@ class SpoolMachine(RuleBasedStateMachine):
         assert [(one.kind, one.part, one.raw) for one in tail.frames] == [
             (one.kind, one.part, one.raw) for one in expected
         ]
-        cut = len(expected) < len(reaching)
-        assert tail.from_ns == (expected[0].first_stamp_ns if cut else 0)
+        holes = [one.draft.high_stamp_ns for one in self.of(key) if one.id in self.given_up]
+        if not expected:
+            assert tail.from_ns == (max(stream.checkpoint.high_stamp_ns, 1) if holes else 0)
+            return
+        cut = len(expected) < len(reaching) or max(holes, default=-1) >= max(from_ns, 0)
+        assert tail.from_ns == expected[0].first_stamp_ns or not cut
+        assert tail.from_ns == 0 or cut or holes
+
+    def usable(self, key: StreamKey) -> list[FrameDraft]:
+        """The frames of lines behind the last that was given up."""
+        frames = self.of(key)
+        while any(one.id in self.given_up for one in frames):
+            frames = frames[1:]
+        return [one.draft for one in frames if one.draft.kind.holds_lines]
 
     # Sinks ---------------------------------------------------------------------------------------
 
@@ -366,12 +388,122 @@ class SpoolMachine(RuleBasedStateMachine):
         if not sink.retired:
             return 0
         sink.retired = 0
-        gone = {one.id: one.draft.lines for one in self.frames if one.id > sink.cursor}
-        missed = set(gone) - self.held - sink.missed
+        gone = {one.id: one.lines for one in self.frames if one.id > sink.cursor}
+        missed = set(gone) - (self.held - self.given_up) - sink.missed
         sink.missed |= missed
         lines = sum(gone[one] for one in missed)
         sink.delivery += Delivery(dropped=lines)
         return lines
+
+    # Lines that are given up ----------------------------------------------------------------------
+
+    @precondition(lambda self: self.held)
+    @rule(data=st.data())
+    def damage(self, data: st.DataObject) -> None:
+        """The disk gives something else back: noticed when read, and a record from then on."""
+        broken = data.draw(st.sampled_from(sorted(self.held)))
+        self.run(self.spool._writer.run(lambda one: one.execute(FLIP, (broken,))))
+        self.spool._recent.forget(broken)
+        (frame,) = self.run(self.spool.read(broken - 1, max_bytes=0))
+        assert (frame.id, frame.kind, frame.lines) == (broken, FrameKind.GAP, 0)
+        self.replace([self.frames[broken - 1]], frame)
+
+    @rule(data=st.data(), most=st.integers(1, 6))
+    def drop(self, data: st.DataObject, most: int) -> None:
+        """The oldest lines go that some sink wants, none that a sink was handed."""
+        handed = {
+            name: sink.cursor + data.draw(st.integers(0, 3))
+            for name, sink in self.sinks.items()
+            if data.draw(st.booleans())
+        }
+        expected = self.droppable(handed)[:most]
+        left = iter(range(most))
+        dropped = self.run(
+            self.spool._writer.run(
+                lambda one: drop_oldest(
+                    one, handed=handed, enough=lambda _: next(left, None) is None, now_ns=1
+                )
+            )
+        )
+        self.spool._recent.forget(dropped.newest_id)
+        assert sum(lines for _, lines in dropped.gaps) == sum(one.lines for one in expected)
+        for run in self.runs(expected, handed):
+            (frame,) = self.run(self.spool.read(run[-1].id - 1, max_bytes=0))
+            assert (frame.id, frame.kind) == (run[-1].id, FrameKind.GAP)
+            self.replace(run, frame)
+
+    def droppable(self, handed: dict[str, int]) -> list[Stored]:
+        return [
+            one
+            for one in self.frames
+            if self.sinks
+            and one.id in self.held
+            and one.id > self.lowest_cursor
+            and one.draft.kind.holds_lines
+            and not self.is_handed(one, handed)
+        ]
+
+    def is_handed(self, one: Stored, handed: dict[str, int]) -> bool:
+        return any(self.sinks[name].cursor < one.id <= upto for name, upto in handed.items())
+
+    def runs(self, dropped: list[Stored], handed: dict[str, int]) -> list[list[Stored]]:
+        """What becomes one record: neighbours in a stream on the same side of every cursor."""
+        borders = {sink.cursor for sink in self.known_sinks.values()}
+        borders |= {upto for name, upto in handed.items() if upto > self.sinks[name].cursor}
+        runs: list[list[Stored]] = []
+        for key in self.streams:
+            before: Stored | None = None
+            for one in (one for one in self.of(key) if one.id in self.held):
+                goes = one in dropped
+                apart = before is None or any(before.id <= at < one.id for at in borders)
+                if goes and not apart and before is not None and self.joins(before, runs, handed):
+                    if not runs or runs[-1][-1] is not before:
+                        runs.append([before])
+                    runs[-1].append(one)
+                elif goes:
+                    runs.append([one])
+                before = one
+        return runs
+
+    def joins(self, before: Stored, runs: list[list[Stored]], handed: dict[str, int]) -> bool:
+        """Whether a frame goes as well, or is the record of some that went."""
+        if runs and runs[-1][-1] is before:
+            return True
+        earlier = before.record is not None and before.record.cause is GapCause.SPOOL_FULL
+        return earlier and before.id > self.lowest_cursor and not self.is_handed(before, handed)
+
+    def replace(self, run: list[Stored], frame: Frame) -> None:
+        """A record is in their place now, exactly as wide as they were."""
+        first, last = run[0], run[-1]
+        lines = sum(one.draft.lines for one in run)
+        gap = gap_of_record(frame.raw)
+        stream = self.streams[last.stream]
+        grown = first.record is not None and len(run) > 1
+        start = first.record.after_line + 1 if grown and first.record else first.draft.first_line
+        if lines or first.record is None:
+            assert (gap.after_line + 1, gap.before_line) == (
+                start,
+                last.draft.first_line + last.draft.lines,
+            )
+        stream.gaps += 0 if grown else 1
+        for sink in self.sinks.values():
+            if sink.cursor < last.id:
+                sink.delivery += Delivery(dropped=lines)
+                sink.missed |= {one.id for one in run}
+        self.held -= {one.id for one in run[:-1]}
+        self.given_up |= {one.id for one in run}
+        last.record = gap
+        last.draft = dataclasses.replace(
+            last.draft,
+            kind=FrameKind.GAP,
+            raw=frame.raw,
+            first_line=frame.first_line,
+            lines=0,
+            part=0,
+            first_stamp_ns=frame.first_stamp_ns,
+            last_stamp_ns=frame.last_stamp_ns,
+            received_ns=frame.received_ns,
+        )
 
     @rule(names=st.lists(st.sampled_from(SINKS), unique=True), places=st.permutations(PLACES))
     def configure_sinks(self, names: list[str], places: list[str]) -> None:
@@ -421,7 +553,9 @@ class SpoolMachine(RuleBasedStateMachine):
         if stream.state is StreamState.COMPLETE:
             return {one.id for one in past}
         high_ns = stream.checkpoint.high_stamp_ns
-        lines = [one.id for one in self.of(key) if one.draft.kind is not FrameKind.GAP]
+        lines = [
+            one.id for one in self.of(key) if one.draft.kind.holds_lines and one.id in self.held
+        ]
         before_ns = max(high_ns - KEEP_TAIL_NS, 1)
         old = {one.id for one in past if one.draft.high_stamp_ns < before_ns}
         return old - set(lines[-1:])
@@ -443,7 +577,8 @@ class SpoolMachine(RuleBasedStateMachine):
 
     def look_around(self) -> None:
         """Everything acknowledged is there."""
-        assert self.spool.last_frame_id == len(self.frames)
+        self.newest_id = max(self.held, default=0)
+        assert self.spool.last_frame_id == self.newest_id
         for key, stream in self.streams.items():
             self.open_stream(key, stream.info.display_name)
         for name in self.sinks:

@@ -12,10 +12,11 @@ import pytest
 from structlog.testing import capture_logs
 
 from forwarder.admin.systemd import ServiceManager
-from forwarder.app import run_daemon, sink_settings_types
+from forwarder.app import sink_settings_types
 from forwarder.config import load_settings
 from forwarder.errors import ConfigError, SpoolError, SpoolLockedError
 from forwarder.model import StreamInfo, StreamKey
+from forwarder.reloading import run_daemon
 from forwarder.spool.files import StateDir, locked
 from forwarder.spool.sqlite import open_spool
 from tests.fakes.daemon import file_sink, write_config

@@ -125,6 +125,13 @@ except typer.Exit as end:
         ["logs"],
         ["run"],
         ["local", "--port", "65536"],
+        ["gaps"],
+        ["gaps", "--open"],
+        ["checkpoints"],
+        ["spool"],
+        ["spool", "verify"],
+        ["spool", "backup"],
+        ["spool", "no-such-command"],
         ["no-such-command"],
     ],
     ids=" ".join,
@@ -136,7 +143,15 @@ def test_what_cannot_be_asked_for_is_a_usage_error(runner: CliRunner, arguments:
 
 
 @pytest.mark.parametrize(
-    "command", [[], *[[name] for name in ("run", "validate", "logs", "status", "local", "demo")]]
+    "command",
+    [
+        [],
+        *[[name] for name in ("run", "validate", "logs", "status", "local", "demo")],
+        *[[name] for name in ("gaps", "checkpoints", "spool")],
+        ["spool", "verify"],
+        ["spool", "backup"],
+    ],
+    ids=" ".join,
 )
 def test_every_command_explains_itself(runner: CliRunner, command: list[str]) -> None:
     result = runner.invoke(app, [*command, "--help"])
@@ -190,6 +205,7 @@ def test_the_status_of_what_never_ran_is_an_error_and_makes_nothing(
 ) -> None:
     result = runner.invoke(app, ["status", "-c", str(config)])
     assert (result.exit_code, result.stdout) == (74, "")
+    assert "no daemon has run with state_dir" in result.stderr
     assert os.listdir(config.parent) == ["config.yaml"]  # noqa: PTH208 - names only
 
 

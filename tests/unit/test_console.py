@@ -6,6 +6,7 @@ import io
 
 import pytest
 
+from forwarder.clock import SystemClock
 from forwarder.console import LogsRequest, parse_since, show_logs
 from forwarder.errors import (
     SandboxNotFoundError,
@@ -13,8 +14,9 @@ from forwarder.errors import (
     SourceUnavailableError,
     UsageError,
 )
-from forwarder.follower import FollowSettings
+from forwarder.following import FollowSettings
 from forwarder.model import Container, Sandbox, SandboxState
+from tests.fakes.following import limits
 from tests.fakes.source import Break, FakeSource, emit, interrupted
 
 ENDED = Sandbox("a", SandboxState.COMPLETED)
@@ -26,7 +28,15 @@ async def shown(source: FakeSource, *, follow: bool = False) -> tuple[bytes, lis
     output, told = io.BytesIO(), list[str]()
     settings = FollowSettings(1 << 20, 5.0, 0.001, 0.01, 0.01)
     request = LogsRequest("a", follow=follow)
-    await show_logs(source, request, settings, output=output, tell=told.append)
+    await show_logs(
+        source,
+        request,
+        settings,
+        limits=limits(SystemClock()),
+        stored=None,
+        output=output,
+        tell=told.append,
+    )
     return output.getvalue(), told
 
 
@@ -73,7 +83,15 @@ async def asked(request: LogsRequest, data: bytes, output: io.BytesIO | None = N
     source.stream(emit(data))
     output = output or io.BytesIO()
     settings = FollowSettings(1 << 20, 5.0, 0.001, 0.01, 0.01)
-    await show_logs(source, request, settings, output=output, tell=print)
+    await show_logs(
+        source,
+        request,
+        settings,
+        limits=limits(SystemClock()),
+        stored=None,
+        output=output,
+        tell=print,
+    )
     (one,) = source.requests
     assert one.container == request.container
     assert (one.follow, one.tail_lines, one.since_ns) == (

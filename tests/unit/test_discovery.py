@@ -41,7 +41,7 @@ class Found:
         self.told: list[list[Wanted]] = []
         self._news = asyncio.Condition()
 
-    def __call__(self, wanted: Sequence[Wanted]) -> None:
+    def __call__(self, _: Selector, wanted: Sequence[Wanted]) -> None:
         self.told.append(list(wanted))
 
     @property

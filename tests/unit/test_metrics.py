@@ -28,6 +28,25 @@ def test_a_commit_adds_its_records_bytes_time_and_gaps() -> None:
     assert metrics.gaps == {"anchor_lost": 1}
 
 
+def test_a_gap_that_was_filled_is_not_counted_as_one_more() -> None:
+    metrics = Metrics()
+    filled = Gap(GapCause.TAIL_UNKNOWN, 1, 2, 3, 4, filled_ns=5)
+    declared = Gap(GapCause.TAIL_UNKNOWN, 1, 2, 3, 4)
+    metrics.committed([StreamCommit(1, [], Checkpoint(), gaps=[filled, declared, filled])], 0.0)
+    assert (metrics.gaps, metrics.gaps_filled) == ({"tail_unknown": 1}, 2)
+
+
+def test_what_the_spool_gives_up_is_a_gap_with_so_many_lines() -> None:
+    metrics = Metrics()
+    for lines in (5, 7):
+        metrics.gave_up(GapCause.SPOOL_FULL, lines)
+    assert (metrics.gaps, metrics.lost_lines) == ({"spool_full": 2}, {"spool_full": 12})
+
+
+def test_without_a_stream_that_is_followed_nothing_is_silent() -> None:
+    assert Metrics().longest_idle_s() == 0.0
+
+
 def test_what_was_received_and_opened_again_is_counted() -> None:
     metrics = Metrics()
     metrics.received(3, 100)

@@ -8,9 +8,10 @@ from typing import TYPE_CHECKING, cast
 import pytest
 from structlog.testing import capture_logs
 
-from forwarder.discovery import Wanted
+from forwarder.discovery import Selector, Wanted
 from forwarder.errors import SpoolError, SpoolUnavailableError, SpoolUntrustedError
-from forwarder.follower import Follower, FollowSettings
+from forwarder.follower import Follower
+from forwarder.following import FollowSettings
 from forwarder.intake import Intake
 from forwarder.metrics import Metrics
 from forwarder.model import Sandbox, SandboxState, StreamInfo, StreamKey, StreamState
@@ -18,6 +19,7 @@ from forwarder.spool.files import StateDir
 from forwarder.spool.sqlite import open_spool
 from forwarder.supervisor import REVIVE_AFTER_S, Supervisor
 from tests.fakes.clock import FakeClock
+from tests.fakes.following import followed
 from tests.fakes.source import FakeSource, Pause, emit, interrupted
 
 if TYPE_CHECKING:
@@ -70,6 +72,10 @@ class Cast:
         return cast("Follower", follower)
 
 
+#: Who wants them.
+SELECTOR = Selector(tags=("x",))
+
+
 def wanted(sandbox_id: str, container: str = "main", display_name: str = "") -> Wanted:
     return Wanted(StreamInfo(StreamKey(sandbox_id, container), display_name), "")
 
@@ -95,7 +101,9 @@ async def test_a_stream_has_one_follower_however_often_it_is_wanted(clock: FakeC
     supervisor = Supervisor(followers.make, clock=clock)
     async with running(supervisor):
         for _ in range(3):
-            supervisor.want([wanted("a"), wanted("b"), wanted("a", display_name="renamed")])
+            supervisor.want(
+                SELECTOR, [wanted("a"), wanted("b"), wanted("a", display_name="renamed")]
+            )
             await asyncio.sleep(0)
         assert {key: len(made) for key, made in followers.made.items()} == {"a": 1, "b": 1}
         assert (supervisor.following, supervisor.finished) == (2, 0)
@@ -105,7 +113,7 @@ async def test_two_containers_of_a_sandbox_are_two_streams(clock: FakeClock) -> 
     followers = Cast()
     supervisor = Supervisor(followers.make, clock=clock)
     async with running(supervisor):
-        supervisor.want([wanted("a", "main"), wanted("a", "side")])
+        supervisor.want(SELECTOR, [wanted("a", "main"), wanted("a", "side")])
         await asyncio.sleep(0)
         assert len(followers.made["a"]) == 2
 
@@ -114,14 +122,46 @@ async def test_a_stream_that_was_read_to_its_end_is_not_followed_again(clock: Fa
     followers = Cast()
     supervisor = Supervisor(followers.make, clock=clock)
     async with running(supervisor):
-        supervisor.want([wanted("a")])
+        supervisor.want(SELECTOR, [wanted("a")])
         await asyncio.sleep(0)
         followers.made["a"][0].end.set()
         await supervisor.wait_all_final()
-        supervisor.want([wanted("a")])
+        supervisor.want(SELECTOR, [wanted("a")])
         await asyncio.sleep(0)
         assert len(followers.made["a"]) == 1
         assert (supervisor.following, supervisor.finished) == (0, 1)
+
+
+async def test_streams_that_are_over_and_listed_no_more_are_forgotten(
+    clock: FakeClock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("forwarder.supervisor.REMEMBERED", 2)
+    followers = Cast()
+    supervisor = Supervisor(followers.make, clock=clock)
+    async with running(supervisor):
+        for name in "abcdef":
+            supervisor.want(SELECTOR, [wanted(name)])
+            await asyncio.sleep(0)
+            followers.made[name][0].end.set()
+            await supervisor.wait_all_final()
+        assert supervisor.finished <= 3
+        supervisor.want(SELECTOR, [wanted("f")])
+        await asyncio.sleep(0)
+        assert len(followers.made["f"]) == 1
+
+
+async def test_a_cancellation_that_nobody_asked_for_leaves_no_stream_dead(clock: FakeClock) -> None:
+    followers = Cast()
+    followers.errors["a"] = [cast("Exception", asyncio.CancelledError())]
+    supervisor = Supervisor(followers.make, clock=clock)
+    with capture_logs() as logs:
+        async with running(supervisor):
+            supervisor.want(SELECTOR, [wanted("a")])
+            while len(followers.made.get("a", [])) < 2:
+                await asyncio.sleep(0)
+            await followers.made["a"][1].started.wait()
+            assert supervisor.following == 1
+    assert "follower met a bug, starting it again" in [one["event"] for one in logs]
 
 
 async def test_a_stream_that_was_given_up_is_followed_again_when_its_sandbox_is_seen(
@@ -132,17 +172,17 @@ async def test_a_stream_that_was_given_up_is_followed_again_when_its_sandbox_is_
     one = wanted("a")
     async with running(supervisor):
         for times in (1, 2):
-            supervisor.want([one])
+            supervisor.want(SELECTOR, [one])
             await asyncio.sleep(0)
             assert len(followers.made["a"]) == times
             followers.made["a"][-1].final = StreamState.NOT_FOUND
             followers.made["a"][-1].end.set()
             await supervisor.wait_all_final()
             clock.advance(REVIVE_AFTER_S - 1)
-            supervisor.want([one])
+            supervisor.want(SELECTOR, [one])
             assert supervisor.following == 0, "not so soon"
             clock.advance(1)
-            supervisor.want([replace(one, seen=False)])
+            supervisor.want(SELECTOR, [replace(one, seen=False)])
             assert supervisor.following == 0, "the API does not know it"
         assert supervisor.finished == 1
 
@@ -152,7 +192,7 @@ async def test_waiting_for_all_to_be_final_waits_for_the_last_one(clock: FakeClo
     supervisor = Supervisor(followers.make, clock=clock)
     await supervisor.wait_all_final()
     async with running(supervisor):
-        supervisor.want([wanted("a"), wanted("b")])
+        supervisor.want(SELECTOR, [wanted("a"), wanted("b")])
         waiting = [asyncio.create_task(supervisor.wait_all_final()) for _ in range(2)]
         await asyncio.sleep(0)
         followers.made["a"][0].end.set()
@@ -169,7 +209,7 @@ async def test_a_bug_in_a_follower_restarts_it_and_no_other(clock: FakeClock) ->
     supervisor = Supervisor(followers.make, clock=clock)
     with capture_logs() as logs:
         async with running(supervisor):
-            supervisor.want([wanted("a"), wanted("b")])
+            supervisor.want(SELECTOR, [wanted("a"), wanted("b")])
             await clock.slept_times(2)
             while len(followers.made["a"]) < 3:
                 await asyncio.sleep(0)
@@ -185,7 +225,7 @@ async def test_a_spool_without_room_does_not_end_the_daemon(clock: FakeClock) ->
     followers.errors["a"] = [SpoolUnavailableError("no room")]
     supervisor = Supervisor(followers.make, clock=clock)
     async with running(supervisor) as task:
-        supervisor.want([wanted("a")])
+        supervisor.want(SELECTOR, [wanted("a")])
         await clock.slept_times(1)
         while len(followers.made["a"]) < 2:
             await asyncio.sleep(0)
@@ -196,7 +236,7 @@ async def test_a_spool_that_failed_ends_the_daemon_and_every_follower(clock: Fak
     followers = Cast()
     followers.errors["a"] = [SpoolUntrustedError("broken")]
     supervisor = Supervisor(followers.make, clock=clock)
-    supervisor.want([wanted("b"), wanted("a")])
+    supervisor.want(SELECTOR, [wanted("b"), wanted("a")])
     async with running(supervisor) as task:
         with pytest.raises(SpoolUntrustedError, match="broken"):
             await task
@@ -207,7 +247,7 @@ async def test_a_spool_that_failed_before_anybody_looked_is_not_missed(clock: Fa
     followers = Cast()
     followers.errors["a"] = [SpoolUntrustedError("broken")]
     supervisor = Supervisor(followers.make, clock=clock)
-    supervisor.want([wanted("a")])
+    supervisor.want(SELECTOR, [wanted("a")])
     while not followers.made:
         await asyncio.sleep(0)
     with pytest.raises(SpoolUntrustedError, match="broken"):
@@ -218,7 +258,7 @@ async def test_stopping_waits_for_every_follower_and_starts_no_other(clock: Fake
     followers = Cast()
     supervisor = Supervisor(followers.make, clock=clock)
     async with running(supervisor):
-        supervisor.want([wanted("a"), wanted("b")])
+        supervisor.want(SELECTOR, [wanted("a"), wanted("b")])
         await asyncio.sleep(0)
         slow = followers.made["b"][0]
         slow.unwinding.clear()
@@ -229,7 +269,7 @@ async def test_stopping_waits_for_every_follower_and_starts_no_other(clock: Fake
         slow.unwinding.set()
         await stopping
         assert slow.stopped
-        supervisor.want([wanted("c")])
+        supervisor.want(SELECTOR, [wanted("c")])
         await asyncio.sleep(0)
         assert "c" not in followers.made
 
@@ -238,7 +278,7 @@ async def test_a_cancelled_supervisor_leaves_no_follower_behind(clock: FakeClock
     followers = Cast()
     supervisor = Supervisor(followers.make, clock=clock)
     async with running(supervisor) as task:
-        supervisor.want([wanted("a")])
+        supervisor.want(SELECTOR, [wanted("a")])
         await asyncio.sleep(0)
         task.cancel()
         with pytest.raises(asyncio.CancelledError):
@@ -261,21 +301,14 @@ async def test_a_real_follower_takes_a_stream_that_breaks_and_is_resumed_once(
     intake = Intake(spool, interval_s=0, buffer_bytes=1 << 20, clock=clock, metrics=metrics)
 
     def make(wanted: Wanted) -> Follower:
-        return Follower(
-            wanted.info,
-            container=wanted.container,
-            source=source,
-            spool=spool,
-            intake=intake,
-            settings=FollowSettings(1 << 20, 5.0, 0.1, 1.0, 60.0),
-            clock=clock,
-            metrics=metrics,
-        )
+        settings = FollowSettings(1 << 20, 5.0, 0.1, 1.0, 60.0)
+        shared = followed(source, spool, intake, clock, settings=settings, metrics=metrics)
+        return Follower(wanted.info, container=wanted.container, shared=shared)
 
     supervisor = Supervisor(make, clock=clock)
     committing = asyncio.create_task(intake.run())
     async with running(supervisor):
-        supervisor.want([wanted("a")])
+        supervisor.want(SELECTOR, [wanted("a")])
         await silence.reached.wait()
         await intake.flush()
         assert metrics.taken_lines == 1
@@ -283,7 +316,7 @@ async def test_a_real_follower_takes_a_stream_that_breaks_and_is_resumed_once(
         await supervisor.wait_all_final()
     committing.cancel()
     frames = await spool.read(0, max_bytes=1000)
-    assert b"".join(one.raw for one in frames) == (
+    assert b"".join(one.raw for one in frames if one.kind.holds_lines) == (
         b"2026-01-02T03:04:05Z one\n2026-01-02T03:04:06Z two\n"
     )
     assert [(one.session_id, one.offset, one.follow) for one in source.requests] == [

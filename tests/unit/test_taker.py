@@ -8,7 +8,7 @@ from forwarder.source.overlap import Taken
 from forwarder.source.resume import SECOND_NS, SessionLostError
 from forwarder.spool.interface import Tail
 from forwarder.stamps import format_stamp
-from forwarder.taker import MISTRUST_AFTER, Take, Taker
+from forwarder.taker import MISTRUST_AFTER, Reopening, Take, Taker
 from tests.fakes.log_server import Entry
 
 OVERLAP_NS = 10 * SECOND_NS
@@ -30,15 +30,17 @@ class Stream:
         self.numbers: list[int] = []
         self.taken: list[Taken] = []
         self.causes: list[GapCause] = []
+        self.filled: list[GapCause] = []
 
     def store(self, take: Take | None) -> None:
         for frame in take.frames if take else ():
             assert frame.received_ns == NOW_NS
             self.records.append((frame.kind, frame.raw))
             self.numbers.append(frame.first_line)
-            if frame.kind is not FrameKind.GAP:
+            if frame.kind.holds_lines:
                 self.taken.append(Taken(frame.kind, frame.part, frame.raw))
-        self.causes += [gap.cause for gap in take.gaps] if take else []
+        for gap in take.gaps if take else ():
+            (self.filled if gap.filled_ns else self.causes).append(gap.cause)
 
     def read(self, *pieces: bytes, session_id: str = "", begin: int = 0) -> None:
         for piece in pieces:
@@ -49,23 +51,24 @@ class Stream:
     def take(self) -> None:
         self.store(self.taker.take(NOW_NS))
 
-    def reopen(self, from_ns: int = 0) -> None:
+    def reopen(self, from_ns: int = 0, reopening: Reopening | None = None) -> None:
         self.take()
-        self.taker.reopen(Tail(self.taken, from_ns))
+        self.taker.reopen(Tail(self.taken, from_ns), reopening or Reopening())
 
     def finish(self, *, read_to_end: bool = True) -> None:
         self.store(self.taker.finish(NOW_NS, read_to_end=read_to_end))
 
     @property
     def text(self) -> bytes:
-        return b"".join(raw for kind, raw in self.records if kind is not FrameKind.GAP)
+        return b"".join(raw for kind, raw in self.records if kind.holds_lines)
 
     @property
     def shown(self) -> list[bytes | str]:
-        """The records; a gap by its cause."""
+        """The records; a gap by its cause, one that was filled with a `+` before it."""
         return [
-            orjson.loads(raw)["cause"] if kind is FrameKind.GAP else raw
+            raw if kind.holds_lines else "+" * bool(gap["filled_ns"]) + gap["cause"]
             for kind, raw in self.records
+            for gap in [orjson.loads(raw) if not kind.holds_lines else {}]
         ]
 
 
@@ -264,13 +267,12 @@ def test_lines_that_are_gone_are_a_gap_in_their_place() -> None:
     assert stream.shown == [line(1, "a"), "anchor_lost", line(5, "e") + line(6, "f")]
     assert stream.numbers == [0, 1, 1]
     gap = orjson.loads(stream.records[1][1])
-    assert gap == {
-        "cause": "anchor_lost",
+    place = {key: gap[key] for key in ("after_line", "before_line", "from_stamp_ns", "to_stamp_ns")}
+    assert place == {
         "after_line": 0,
+        "before_line": 1,
         "from_stamp_ns": SECOND_NS,
         "to_stamp_ns": 5 * SECOND_NS,
-        "noticed_ns": NOW_NS,
-        "missing_bytes": None,
     }
 
 
@@ -510,3 +512,189 @@ def test_giving_up_in_a_re_read_drops_the_beginning_of_an_old_line() -> None:
     stream.read(line(1, "old")[:-2])
     stream.store(stream.taker.keep_unfinished(NOW_NS))
     assert stream.shown == [line(1, "old")]
+
+
+# Doubts -------------------------------------------------------------------------------------------
+
+
+def test_bytes_that_the_session_lost_and_the_re_read_brings_are_a_gap_that_was_filled() -> None:
+    stream = Stream()
+    stream.read(line(1, "a"), session_id="s")
+    stream.taker.doubt()
+    stream.reopen()
+    stream.read(line(1, "a") + line(2, "b"))
+    assert stream.shown == [line(1, "a"), line(2, "b")]
+    assert (stream.causes, stream.filled) == ([], [GapCause.REPLAY_GAP])
+
+
+def test_bytes_that_nobody_has_any_more_are_a_gap_with_the_place_where_they_began() -> None:
+    stream = Stream()
+    stream.read(line(1, "a"), session_id="s")
+    stream.taker.doubt()
+    stream.reopen()
+    stream.read(line(5, "e"))
+    assert stream.shown == [line(1, "a"), "replay_gap", line(5, "e")]
+    assert orjson.loads(stream.records[1][1])["from_offset"] == len(line(1, "a"))
+
+
+def test_a_session_that_leaves_bytes_out_says_how_many() -> None:
+    stream = Stream()
+    stream.read(line(1, "a"), session_id="s")
+    after = len(line(1, "a"))
+    with pytest.raises(SessionLostError):
+        stream.taker.receive([Entry(line(3, "c"), "s", after + 100 + len(line(3, "c")))])
+    stream.reopen()
+    stream.read(line(5, "e"))
+    assert stream.causes == [GapCause.REPLAY_GAP]
+    assert orjson.loads(stream.records[1][1])["missing_bytes"] == 100
+
+
+def test_what_is_in_no_message_that_can_be_read_is_a_gap() -> None:
+    stream = Stream()
+    stream.read(line(1, "a"))
+    stream.reopen(reopening=Reopening(skipping=True))
+    stream.read(line(5, "e"))
+    assert stream.shown == [line(1, "a"), "message_too_large", line(5, "e")]
+
+
+def test_what_is_in_no_message_that_can_be_read_is_a_gap_at_the_end_of_a_log_too() -> None:
+    stream = Stream()
+    stream.read(line(1, "a"))
+    stream.reopen(reopening=Reopening(skipping=True))
+    stream.finish()
+    assert stream.shown == [line(1, "a"), "message_too_large"]
+
+
+def test_an_end_that_had_been_given_up_and_is_found_is_taken_back() -> None:
+    stream = Stream()
+    stream.read(line(1, "a"))
+    stream.store(stream.taker.give_up(GapCause.TAIL_UNKNOWN, NOW_NS))
+    stream.reopen(reopening=Reopening(given_up=True))
+    stream.read(line(1, "a") + line(2, "b"))
+    assert stream.shown == [line(1, "a"), "tail_unknown", "+tail_unknown", line(2, "b")]
+
+
+def test_an_end_that_had_been_given_up_and_was_complete_is_taken_back() -> None:
+    stream = Stream()
+    stream.read(line(1, "a"))
+    stream.store(stream.taker.give_up(GapCause.TAIL_UNKNOWN, NOW_NS))
+    stream.reopen(reopening=Reopening(given_up=True))
+    stream.read(line(1, "a"))
+    stream.finish()
+    assert stream.shown == [line(1, "a"), "tail_unknown", "+tail_unknown"]
+
+
+def test_an_end_that_had_been_given_up_and_is_gone_stays_missing() -> None:
+    stream = Stream()
+    stream.read(line(1, "a"))
+    stream.store(stream.taker.give_up(GapCause.TAIL_UNKNOWN, NOW_NS))
+    stream.reopen(reopening=Reopening(given_up=True))
+    stream.read(line(5, "e"))
+    assert stream.shown == [line(1, "a"), "tail_unknown", "anchor_lost", line(5, "e")]
+
+
+# Restarted containers -----------------------------------------------------------------------------
+
+
+def generations(stream: Stream) -> list[int]:
+    return [stream.taker.checkpoint.generation, stream.taker.checkpoint.next_line]
+
+
+def test_a_container_that_was_restarted_before_it_was_met_begins_with_that_generation() -> None:
+    stream = Stream()
+    stream.reopen(reopening=Reopening(generation=2))
+    stream.read(line(1, "a"))
+    assert generations(stream) == [2, 1]
+    assert stream.causes == []
+
+
+def test_a_restart_after_a_clean_end_is_no_gap_and_numbers_begin_again() -> None:
+    stream = Stream()
+    stream.read(line(1, "a") + b"half a line")
+    stream.reopen(reopening=Reopening(generation=1, read_to_end=True))
+    stream.read(line(5, "e"))
+    assert stream.shown == [line(1, "a"), b"half a line", line(5, "e")]
+    assert stream.numbers == [0, 1, 0]
+    assert generations(stream) == [1, 1]
+
+
+def test_a_restart_whose_end_was_not_read_is_a_missing_tail() -> None:
+    stream = Stream()
+    stream.read(line(1, "a"))
+    stream.reopen(reopening=Reopening(generation=1))
+    stream.read(line(5, "e"))
+    assert stream.shown == [line(1, "a"), "restarted", line(5, "e")]
+    assert orjson.loads(stream.records[1][1])["kind"] == "tail"
+    assert generations(stream) == [1, 1]
+
+
+def test_a_restart_of_which_the_server_keeps_the_old_log_is_no_gap_and_repeats_nothing() -> None:
+    stream = Stream()
+    stream.read(line(1, "a"))
+    stream.reopen(reopening=Reopening(generation=1))
+    stream.read(line(1, "a") + line(5, "e"))
+    assert stream.shown == [line(1, "a"), line(5, "e")]
+    assert generations(stream) == [1, 1]
+
+
+def test_a_restart_that_is_seen_again_before_its_first_line_stays_clean() -> None:
+    stream = Stream()
+    stream.read(line(1, "a"))
+    stream.reopen(reopening=Reopening(generation=1, read_to_end=True))
+    stream.reopen(reopening=Reopening(generation=1))
+    stream.read(line(5, "e"))
+    assert stream.causes == []
+
+
+def test_a_stream_that_is_opened_again_in_a_later_generation_still_knows_its_lines() -> None:
+    stream = Stream()
+    stream.read(line(1, "a"))
+    stream.reopen(reopening=Reopening(generation=1, read_to_end=True))
+    stream.read(line(5, "e"))
+    stream.reopen(reopening=Reopening(generation=1))
+    stream.read(line(5, "e") + line(6, "f"))
+    assert stream.shown == [line(1, "a"), line(5, "e"), line(6, "f")]
+    assert stream.numbers == [0, 0, 1]
+
+
+def test_a_container_that_ended_right_after_its_restart_has_no_missing_lines() -> None:
+    stream = Stream()
+    stream.read(line(1, "a"))
+    stream.reopen(reopening=Reopening(generation=1, read_to_end=True))
+    stream.finish(read_to_end=False)
+    assert stream.shown == [line(1, "a")]
+
+
+# Stored lines -------------------------------------------------------------------------------------
+
+
+def test_stored_lines_follow_what_was_taken() -> None:
+    stream = Stream()
+    stream.read(line(1, "a"))
+    stream.reopen()
+    stream.store(stream.taker.append_stored(line(2, "b") + line(3, "c"), NOW_NS))
+    stream.store(stream.taker.give_up(GapCause.TAIL_UNKNOWN, NOW_NS))
+    assert stream.shown == [line(1, "a"), line(2, "b") + line(3, "c"), "tail_unknown"]
+    assert stream.numbers == [0, 1, 3]
+
+
+def test_the_beginning_of_a_line_is_replaced_by_the_stored_one() -> None:
+    stream = Stream()
+    stream.read(line(1, "a") + line(2, "whole")[:-3])
+    stream.store(stream.taker.append_stored(line(2, "whole"), NOW_NS))
+    assert stream.shown == [line(1, "a"), line(2, "whole")]
+
+
+def test_the_beginning_of_a_line_that_is_not_stored_is_kept_and_ended() -> None:
+    stream = Stream()
+    stream.read(line(1, "a") + line(2, "whole")[:-3])
+    stream.store(stream.taker.append_stored(line(5, "e"), NOW_NS))
+    assert stream.shown == [line(1, "a"), line(2, "who"), line(5, "e")]
+
+
+def test_without_stored_lines_the_beginning_of_a_line_waits() -> None:
+    stream = Stream()
+    stream.read(line(1, "a") + b"half")
+    stream.store(stream.taker.append_stored(b"", NOW_NS))
+    stream.store(stream.taker.give_up(GapCause.TAIL_UNKNOWN, NOW_NS))
+    assert stream.shown == [line(1, "a"), b"half\n", "tail_unknown"]

@@ -4,7 +4,7 @@ import asyncio
 
 import pytest
 
-from forwarder.tasks import first_of
+from forwarder.tasks import endless, first_of
 
 
 class Endless:
@@ -50,3 +50,28 @@ async def test_cancelling_it_ends_all_of_them() -> None:
         await waiting
     assert one.ended
     assert other.ended
+
+
+async def test_a_part_that_returns_is_an_error() -> None:
+    async def part() -> None:
+        """Return at once."""
+
+    with pytest.raises(RuntimeError, match="prune has ended"):
+        await endless("prune", part)
+
+
+async def test_a_part_that_is_cancelled_by_a_bug_is_an_error() -> None:
+    async def part() -> None:
+        raise asyncio.CancelledError
+
+    with pytest.raises(RuntimeError, match="prune was cancelled"):
+        await endless("prune", part)
+
+
+async def test_a_part_that_is_told_to_stop_stops() -> None:
+    part = Endless()
+    running = asyncio.create_task(endless("prune", part.wait))
+    await part.begun.wait()
+    running.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await running

@@ -26,10 +26,13 @@ def sink(
     dead_lettered: int = 2,
     dropped: int = 3,
     pending: int = 44,
+    oldest_pending_ns: int = NOW_NS - 5 * S,
 ) -> SinkOverview:
     taken = delivered + filtered + dead_lettered + dropped + pending
     counts = (delivered, filtered, dead_lettered, dropped, pending, pending * 100)
-    return SinkOverview(name, state, detail, since_ns, taken, *counts)
+    return SinkOverview(
+        name, state, detail, since_ns, taken, *counts, oldest_pending_ns=oldest_pending_ns
+    )
 
 
 def stream(
@@ -42,6 +45,8 @@ def stream(
     lines: int = 10,
     last_stamp_ns: int = NOW_NS - S,
     gaps: int = 0,
+    gaps_filled: int = 0,
+    generation: int = 0,
 ) -> StreamOverview:
     return StreamOverview(
         StreamKey(sandbox_id, container),
@@ -53,6 +58,8 @@ def stream(
         bytes=lines * 100,
         last_stamp_ns=last_stamp_ns,
         gaps=gaps,
+        gaps_filled=gaps_filled,
+        generation=generation,
     )
 
 
@@ -65,5 +72,19 @@ def overview(
     sinks: Sequence[SinkOverview] = (),
     streams: Sequence[StreamOverview] = (),
     notes: Sequence[Note] = (),
+    oldest_frame_ns: int = NOW_NS - 3600 * S,
+    max_bytes: int | None = None,
 ) -> SpoolOverview:
-    return SpoolOverview("spool-1", 7, 64 << 20, list(streams), list(sinks), list(notes))
+    return SpoolOverview(
+        "spool-1",
+        frames=7,
+        size_bytes=64 << 20,
+        streams=list(streams),
+        sinks=list(sinks),
+        notes=list(notes),
+        wal_bytes=4 << 20,
+        used_bytes=16 << 20,
+        max_bytes=max_bytes,
+        oldest_frame_ns=oldest_frame_ns,
+        gaps_unfilled=sum(stream.gaps for stream in streams),
+    )

@@ -9,11 +9,10 @@ import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
 from forwarder.admin.metrics import Exposition, Sample
-from forwarder.admin.register import REGISTER, SINK_STATES, Kind
-from forwarder.dispatcher import SinkHealth
+from forwarder.admin.register import REGISTER, Kind
 from forwarder.metrics import Metrics
-from forwarder.model import GapCause, StreamState
-from tests.unit.admin.overviews import note, overview, sink, stream
+from forwarder.model import GapCause, SinkHealth, StreamState
+from tests.unit.admin.overviews import NOW_NS, S, note, overview, sink, stream
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -38,7 +37,8 @@ def scrape(
     *,
     ready: bool = True,
 ) -> Series:
-    text = exposition.render(Sample(metrics or Metrics(), seen, ready=ready)).decode()
+    sample = Sample(metrics or Metrics(), seen, ready=ready, now_ns=NOW_NS)
+    text = exposition.render(sample).decode()
     return {
         (one.name, frozenset(one.labels.items())): one.value
         for family in text_string_to_metric_families(text)
@@ -51,7 +51,7 @@ def value(series: Series, name: str, **labels: str) -> float:
 
 
 def test_every_metric_of_the_register_is_shown_and_no_other(exposition: Exposition) -> None:
-    series = scrape(exposition, overview(sinks=[sink()], streams=[stream()]))
+    series = scrape(exposition, overview(sinks=[sink()], streams=[stream()], max_bytes=1))
     assert {name for name, _ in series} == {definition.name for definition in REGISTER}
 
 
@@ -66,10 +66,6 @@ def test_every_name_follows_the_rules() -> None:
 def test_every_metric_is_explained_in_the_operations_guide() -> None:
     explained = set(re.findall(r"`(sandbox_forwarder_[a-z_]+)", OPERATIONS.read_text("utf-8")))
     assert explained == {definition.name for definition in REGISTER}
-
-
-def test_the_register_knows_every_state_of_a_sink() -> None:
-    assert set(SINK_STATES) == {str(health) for health in SinkHealth}
 
 
 def test_every_line_that_a_sink_is_to_get_is_in_exactly_one_counter(exposition: Exposition) -> None:
@@ -97,7 +93,8 @@ def test_a_sinks_numbers_are_the_spools(exposition: Exposition) -> None:
 def test_a_sink_is_in_exactly_one_state(exposition: Exposition) -> None:
     series = scrape(exposition, overview(sinks=[sink(state="held")]))
     states = {
-        state: value(series, "sink_state", sink="archive", state=state) for state in SINK_STATES
+        health: value(series, "sink_state", sink="archive", state=str(health))
+        for health in SinkHealth
     }
     assert states == {"starting": 0, "running": 0, "retrying": 0, "held": 1}
 
@@ -110,22 +107,35 @@ def test_a_sink_that_is_gone_has_no_series_any_more(exposition: Exposition) -> N
 
 
 def test_streams_are_counted_by_state_also_where_there_are_none(exposition: Exposition) -> None:
-    seen = [stream("a"), stream("b"), stream("c", StreamState.HELD, gaps=2)]
+    seen = [
+        stream("a", gaps_filled=1),
+        stream("b", gaps=1),
+        stream("c", StreamState.HELD, gaps=2, gaps_filled=4),
+    ]
     series = scrape(exposition, overview(streams=seen))
     counts = {state: value(series, "streams", state=str(state)) for state in StreamState}
     expected = dict.fromkeys(StreamState, 0.0)
     expected[StreamState.FOLLOWING], expected[StreamState.HELD] = 2, 1
     assert counts == expected
-    assert value(series, "spool_gaps") == 2
+    assert value(series, "spool_gaps") == 3
+    assert value(series, "spool_gaps_filled") == 5
 
 
 def test_a_series_for_each_cause_exists_before_the_first_gap(exposition: Exposition) -> None:
-    metrics = Metrics(gaps=Counter({"anchor_lost": 3}), reconnects=Counter(resume=2))
+    metrics = Metrics(
+        gaps=Counter({"anchor_lost": 3}),
+        reconnects=Counter(resume=2),
+        lost_lines=Counter(spool_damaged=4),
+    )
     series = scrape(exposition, overview(), metrics)
     gaps = {cause: value(series, "gaps_total", cause=str(cause)) for cause in GapCause}
-    assert gaps == {"anchor_lost": 3, "tail_unknown": 0}
+    expected = dict.fromkeys(GapCause, 0.0)
+    expected[GapCause.ANCHOR_LOST] = 3
+    assert gaps == expected
     assert value(series, "stream_reconnects_total", how="resume") == 2
     assert value(series, "stream_reconnects_total", how="hold") == 0
+    assert value(series, "lost_lines_total", cause="spool_damaged") == 4
+    assert value(series, "lost_lines_total", cause="spool_full") == 0
 
 
 def test_the_counters_of_the_process_are_shown(exposition: Exposition) -> None:
@@ -137,6 +147,8 @@ def test_the_counters_of_the_process_are_shown(exposition: Exposition) -> None:
         commits=5,
         commit_seconds=0.25,
         spool_refusing=True,
+        gaps_filled=6,
+        longest_idle_s=lambda: 7.5,
     )
     series = scrape(exposition, overview(), metrics, ready=False)
     assert value(series, "received_messages_total") == 1
@@ -146,9 +158,29 @@ def test_the_counters_of_the_process_are_shown(exposition: Exposition) -> None:
     assert value(series, "commits_total") == 5
     assert value(series, "commit_seconds_total") == 0.25
     assert value(series, "spool_refusing") == 1
+    assert value(series, "gaps_filled_total") == 6
+    assert value(series, "stream_idle_seconds") == 7.5
     assert value(series, "ready") == 0
     assert value(series, "spool_size_bytes") == 64 << 20
+    assert value(series, "spool_used_bytes") == 16 << 20
+    assert value(series, "spool_wal_bytes") == 4 << 20
     assert value(series, "spool_frames") == 7
+
+
+def test_only_a_spool_with_a_limit_has_one(exposition: Exposition) -> None:
+    name = ("sandbox_forwarder_spool_limit_bytes", frozenset[tuple[str, str]]())
+    assert name not in scrape(exposition, overview())
+    assert scrape(exposition, overview(max_bytes=99))[name] == 99
+
+
+@pytest.mark.parametrize(
+    ("oldest_ns", "expected"), [(NOW_NS - 90 * S, 90), (0, 0), (NOW_NS + S, 0)]
+)
+def test_how_late_a_sink_is_is_never_negative_and_0_without_a_backlog(
+    exposition: Exposition, oldest_ns: int, expected: float
+) -> None:
+    series = scrape(exposition, overview(sinks=[sink(oldest_pending_ns=oldest_ns)]))
+    assert value(series, "sink_oldest_pending_seconds", sink="archive") == expected
 
 
 def test_a_discovery_that_fails_is_a_series_of_its_own(exposition: Exposition) -> None:
@@ -190,6 +222,7 @@ def test_the_environment_has_no_say_in_labels(
     monkeypatch.setenv("OTEL_RESOURCE_ATTRIBUTES", "secret=CANARY")
     made = Exposition()
     try:
-        assert b"CANARY" not in made.render(Sample(Metrics(), None, ready=True))
+        sample = Sample(Metrics(), None, ready=True, now_ns=NOW_NS)
+        assert b"CANARY" not in made.render(sample)
     finally:
         made.close()

@@ -1,53 +1,46 @@
 from __future__ import annotations
 
-import io
 import json
 from datetime import datetime
 from typing import TYPE_CHECKING
 
 import pytest
-from rich.console import Console
 
-from forwarder.admin.status import render_status, status_document, status_json
+from forwarder.admin.parts import document_json
+from forwarder.admin.status import render_status, status_document
 from forwarder.model import StreamState
 from forwarder.terminal import terminal_safe
+from tests.unit.admin.hostile import HOSTILE, is_harmless, on_terminal
 from tests.unit.admin.overviews import NOW_NS, S, note, overview, sink, stream
 
 if TYPE_CHECKING:
     from forwarder.spool.interface import SpoolOverview
 
-HOSTILE = (
-    "\x1b[2J",  # CSI: clears the screen
-    "\x1b]52;c;AAAA\x07",  # OSC: writes the clipboard
-    "\x1b]8;;http://evil\x1b\\",  # OSC: a link
-    "\x9b31m",  # C1
-    "\x7f",
-    "two\nlines\rone",
-    "\u202egnp.exe",  # reads from right to left
-    "zero\u200bwidth",
-    "[bold red]markup[/]",
-)
-
 
 def view(seen: SpoolOverview, *, pid: int | None = 42, width: int = 200) -> str:
     document = status_document(seen, daemon_pid=pid, now_ns=NOW_NS)
-    console = Console(file=io.StringIO(), width=width, color_system=None)
-    console.print(render_status(document))
-    assert isinstance(console.file, io.StringIO)
-    return console.file.getvalue()
+    return on_terminal(render_status(document), width=width)
 
 
 def test_the_document_has_this_shape() -> None:
     seen = overview(
         sinks=[sink(detail="disk full", state="held")],
-        streams=[stream(gaps=1)],
+        streams=[stream(gaps=1, gaps_filled=2, generation=3)],
         notes=[note("unavailable: down")],
     )
     assert status_document(seen, daemon_pid=42, now_ns=NOW_NS) == {
         "format": 1,
         "generated_at": "2026-01-02T03:04:05.000000000Z",
         "daemon": {"running": True, "pid": 42},
-        "spool": {"id": "spool-1", "frames": 7, "size_bytes": 67108864},
+        "spool": {
+            "id": "spool-1",
+            "frames": 7,
+            "size_bytes": 67108864,
+            "used_bytes": 16777216,
+            "max_bytes": None,
+            "wal_bytes": 4194304,
+            "oldest_frame": "2026-01-02T02:04:05.000000000Z",
+        },
         "notes": [
             {
                 "name": "discovery",
@@ -69,6 +62,7 @@ def test_the_document_has_this_shape() -> None:
             "lines": 10,
             "bytes": 1000,
             "gaps": 1,
+            "gaps_filled": 2,
         },
         "sinks": [
             {
@@ -84,6 +78,8 @@ def test_the_document_has_this_shape() -> None:
                 "dropped": 3,
                 "pending": 44,
                 "pending_bytes": 4400,
+                "oldest_pending": "2026-01-02T03:04:00.000000000Z",
+                "oldest_pending_age_s": 5,
             }
         ],
         "streams": [
@@ -99,6 +95,8 @@ def test_the_document_has_this_shape() -> None:
                 "bytes": 1000,
                 "last_stamp": "2026-01-02T03:04:04.000000000Z",
                 "gaps": 1,
+                "gaps_filled": 2,
+                "generation": 3,
             }
         ],
     }
@@ -150,7 +148,7 @@ def test_a_clock_that_was_set_back_makes_no_negative_age_and_no_time_makes_none(
 def test_the_json_is_printable_ascii_and_holds_the_very_text(text: str, indent: int | None) -> None:
     seen = overview(streams=[stream(text, display_name=text, detail=text)])
     document = status_document(seen, daemon_pid=1, now_ns=NOW_NS)
-    body = status_json(document, indent=indent)
+    body = document_json(document, indent=indent)
     assert all(byte == 0x0A or 0x20 <= byte < 0x7F for byte in body)
     assert json.loads(body) == document
 
@@ -161,7 +159,7 @@ def test_nothing_from_outside_acts_on_the_terminal(text: str) -> None:
         sinks=[sink(detail=text)], streams=[stream(text, display_name=text, detail=text)]
     )
     shown = view(seen, width=400)
-    assert all(character.isprintable() or character == "\n" for character in shown)
+    assert is_harmless(shown)
     assert shown.count(terminal_safe(text)) == 4
 
 
@@ -182,12 +180,13 @@ def test_a_sink_shows_state_since_when_backlog_and_reason() -> None:
                 detail="no space left on /var/log",
                 since_ns=NOW_NS - 3 * 3600 * S,
                 pending=4812,
+                oldest_pending_ns=NOW_NS - 7260 * S,
                 filtered=0,
             )
         ]
     )
     row = next(line for line in view(seen).splitlines() if line.startswith("archive"))
-    for part in ("held", "3h 0m", "50", "4,812", "469.9 KiB", "no space left on /var/log"):
+    for part in ("held", "3h 0m", "50", "4,812", "469.9 KiB", "2h 1m", "no space left on /var/log"):
         assert part in row
     assert "(2 dead-lettered, 3 dropped)" in row
 
@@ -215,7 +214,7 @@ def test_streams_in_trouble_come_first_and_the_rest_is_counted() -> None:
         "4,835 streams · 1 held · 1 not found · 1 reconnecting · 4,831 following · 1 complete"
         in shown
     )
-    assert "1 gap: lines are missing" in shown
+    assert "1 gap: lines are missing, or may be" in shown
 
 
 def test_a_stream_of_the_only_container_is_named_by_its_sandbox_alone() -> None:
@@ -253,7 +252,7 @@ def test_an_id_can_be_copied_whole_from_any_terminal_however_long_the_reason(wid
 @pytest.mark.parametrize("text", HOSTILE)
 def test_nothing_from_outside_acts_on_a_narrow_terminal_either(text: str) -> None:
     shown = view(overview(streams=[stream(text, display_name=text, detail=text)]), width=60)
-    assert all(character.isprintable() or character == "\n" for character in shown)
+    assert is_harmless(shown)
 
 
 def test_a_discovery_that_fails_is_told_at_the_top_with_its_reason() -> None:
@@ -265,11 +264,51 @@ def test_a_discovery_that_fails_is_told_at_the_top_with_its_reason() -> None:
 
 
 def test_any_other_note_is_shown_by_its_name() -> None:
-    assert "✗ weather: rain" in view(overview(notes=[note("rain", "weather")]))
+    shown = view(overview(notes=[note("rain", "weather")]))
+    assert "✗ weather: rain (since 2026-01-02 03:01:00Z, 3m 5s)" in shown
+
+
+@pytest.mark.parametrize("order", [1, -1])
+def test_a_spool_in_trouble_is_told_before_everything_else(order: int) -> None:
+    notes = [note("unavailable: down"), note("went back to an older state", "spool")]
+    lines = view(overview(notes=notes[::order], sinks=[sink()])).splitlines()
+    assert [line.split(":")[0] for line in lines if line.startswith("✗")] == [
+        "✗ spool",
+        "✗ discovery failing for 3m 5s",
+    ]
+
+
+@pytest.mark.parametrize("width", [72, 200])
+def test_gaps_that_were_filled_are_told_beside_those_that_are_open(width: int) -> None:
+    seen = [stream("both", gaps=2, gaps_filled=1), stream("filled", gaps_filled=3), stream("none")]
+    shown = view(overview(streams=seen), width=width)
+    both, filled = ("2 gaps, 1 filled", "3 gaps filled") if width == 72 else ("2, 1 filled", "3 fi")
+    assert both in shown
+    assert filled in shown
+    summary = " ".join(shown.split())
+    told = "2 gaps: lines are missing, or may be; the command gaps says which · 4 gaps filled"
+    assert told in summary
+    assert "filled" not in view(overview(streams=[stream()]), width=width)
+
+
+@pytest.mark.parametrize("width", [72, 200])
+def test_the_generation_is_shown_where_a_container_was_restarted(width: int) -> None:
+    seen = [stream("again", generation=2, detail="reset"), stream("once")]
+    shown = view(overview(streams=seen), width=width)
+    assert shown.count("generation") == 1
+    assert "generation 2" in shown
+
+
+def test_a_sink_without_a_backlog_has_no_oldest_line() -> None:
+    seen = overview(sinks=[sink(pending=0, oldest_pending_ns=0)], oldest_frame_ns=0)
+    document = status_document(seen, daemon_pid=1, now_ns=NOW_NS)
+    assert document["sinks"][0]["oldest_pending"] is None
+    assert document["sinks"][0]["oldest_pending_age_s"] is None
+    assert document["spool"]["oldest_frame"] is None
 
 
 @pytest.mark.parametrize("text", HOSTILE)
 def test_a_note_does_not_act_on_the_terminal(text: str) -> None:
     shown = view(overview(notes=[note(text), note(text, text)]), width=400)
-    assert all(character.isprintable() or character == "\n" for character in shown)
+    assert is_harmless(shown)
     assert shown.count(terminal_safe(text)) == 3

@@ -147,3 +147,59 @@ def test_a_reader_finds_records_in_blocks_in_the_middle() -> None:
     store.extend([(number, b"%d\n" % number) for number in range(40)])
     for start in range(store.first_index, store.next_index):
         assert LogReader(store, start, timestamps=False).read().startswith(b"%d\n" % start)
+
+
+# Rotation and restarts
+
+
+def test_rotation_drops_whole_records_from_the_oldest_on() -> None:
+    store = filled(1, 2, 3)
+    record_bytes = STAMP_BYTES + 2
+    assert store.rotate(2 * record_bytes + 1) == 1
+    assert store.first_index == 1
+    assert store.stored_bytes == len(store.stamped()) == 2 * record_bytes
+    assert LogReader(store, 1, timestamps=False).read() == b"1\n2\n"
+
+
+def test_rotation_to_nothing_leaves_an_empty_log_that_goes_on() -> None:
+    store = filled(1, 2)
+    reader, slow = LogReader(store, 2, timestamps=False), LogReader(store, 1, timestamps=False)
+    assert store.rotate(0) == 2
+    assert store.stamped() == b""
+    assert reader.read() == b""
+    with pytest.raises(LinesLostError):
+        slow.read()
+    store.extend([(3, b"new\n")])
+    assert reader.read() == b"new\n"
+
+
+def test_rotation_of_a_small_log_drops_nothing() -> None:
+    assert filled(1, 2).rotate(LARGE) == 0
+
+
+@given(st.integers(0, 60), st.integers(0, 4000))
+def test_rotation_keeps_as_much_as_it_may(records: int, keep_bytes: int) -> None:
+    store = LogStore(16 * 200)
+    store.extend([(number, b"%d\n" % number) for number in range(records)])
+    before = store.stamped()
+    dropped = store.rotate(keep_bytes)
+    kept = store.stamped()
+    assert before.endswith(kept)
+    assert len(kept) == store.stored_bytes <= max(keep_bytes, 0)
+    assert kept.count(b"\n") == store.next_index - store.first_index
+    gone = before[: len(before) - len(kept)].splitlines(keepends=True)
+    assert len(gone) == dropped
+    # One record more would have been too much.
+    assert not gone or len(kept) + len(gone[-1]) > keep_bytes
+
+
+def test_a_store_that_goes_on_with_another_shares_nothing_that_grows() -> None:
+    old = filled(1, 2)
+    old.close()
+    new = old.continued()
+    new.extend([(3, b"new\n")])
+    assert not new.closed
+    assert new.next_index == 3
+    assert LogReader(old, 0, timestamps=False).read() == b"0\n1\n"
+    reader = LogReader(new, 0, timestamps=False)
+    assert reader.read() + reader.read() == b"0\n1\nnew\n"

@@ -136,3 +136,36 @@ def test_forgetting_loses_every_session() -> None:
     table.table.forget_all()
     table.table.release(session, session.generation)
     assert table.table.find(session.id, "sbx") is None
+
+
+def test_a_session_under_another_name_begins_there() -> None:
+    table = SessionTable(10.0, lambda: 0.0)
+    store = LogStore(LARGE)
+    store.extend([(0, b"0123456789\n")])
+    session = table.add("sbx", "main", LogReader(store, 0, timestamps=False), 100)
+    old_id = session.id
+    assert session.take(4) == b"0123"
+    table.rename(session)
+    assert table.find(old_id, "sbx") is None
+    assert table.find(session.id, "sbx") is session
+    assert session.position == 0
+    assert session.take(3) == b"456"
+    session.rewind(1)
+    assert session.take(100) == b"56789\n"
+    with pytest.raises(InvalidOffsetError):
+        session.rewind(8)
+
+
+def test_a_session_that_nobody_can_resume_keeps_its_name() -> None:
+    session = session_over(b"x\n", 10)
+    SessionTable(10.0, lambda: 0.0).rename(session)
+    assert session.id == "id"
+
+
+def test_a_session_is_ready_while_there_is_something_to_take() -> None:
+    session = session_over(b"x\n", 10)
+    assert session.ready
+    session.take(1)
+    assert session.ready
+    session.take(1)
+    assert not session.ready

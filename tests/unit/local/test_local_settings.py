@@ -40,6 +40,8 @@ def test_every_change_is_told() -> None:
     [
         {"no_such_fault": 1},
         {"stall": "yes"},
+        {"silent": 1},
+        {"change_session": None},
         {"piece_bytes": 0},
         {"piece_bytes": True},
         {"cut_after_bytes": -1},
@@ -65,3 +67,17 @@ def test_a_wrong_fault_is_refused_and_changes_nothing(changes: dict[str, Any]) -
 def test_a_misspelt_fault_is_refused() -> None:
     with pytest.raises(AttributeError, match="stal"):
         Faults().stal = True  # type: ignore[attr-defined]  # the mistake under test
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        {"stored_field_names": "entries,timestamp"},
+        {"stored_field_names": "entries,timestamp,"},
+        {"stored_field_names": "a,a,b"},
+        {"stored_precision_ns": 0},
+    ],
+)
+def test_settings_that_cannot_be_meant_are_refused(wrong: dict[str, Any]) -> None:
+    with pytest.raises(ValueError):
+        LocalSettings(**wrong)

@@ -7,9 +7,10 @@ from typing import TYPE_CHECKING
 import pytest
 
 from sinks.files.layout import Mark, OpenLine, lay_out, split
+from sinks.files.rotation import Moment, newest_moment
 from sinks.interface import Columns, Slice, Stream
 from sinks.template import Template
-from sinks.testing import STREAM, batch_of, gap_of, slice_of
+from sinks.testing import STREAM, batch_of, end_of, gap_of, slice_of
 
 if TYPE_CHECKING:
     from sinks.files.layout import Piece
@@ -109,10 +110,39 @@ def test_ndjson_is_decoded_before_threads_share_it() -> None:
         Mark(5, OpenLine()),
         Mark(2**60, OpenLine("sbx", "", 0)),
         Mark(1, OpenLine("s", "c", 9)),
+        Mark(1, OpenLine("s", "c", 9, 2), newest_ns=3, number=4, put_away_as=5),
     ],
 )
 def test_a_mark_comes_back_as_it_was(mark: Mark) -> None:
     assert Mark.decode(mark.encode()) == mark
+
+
+def test_a_mark_of_an_earlier_version_is_understood() -> None:
+    mark = Mark.decode(b'{"length":7,"open":["sbx-1","main",2]}')
+    assert mark == Mark(7, OpenLine("sbx-1", "main", 2))
+
+
+def test_an_end_record_belongs_into_no_file() -> None:
+    assert split(batch_of(end_of()), BY_HOUR, "ndjson") == {}
+
+
+@pytest.mark.parametrize(
+    "raw",
+    [
+        b"2025-11-23T12:00:00.000000007Z b\n",
+        b"2025-11-23T12:00:00.000000007Z no newline",
+        b"2025-11-23T13:00:00.000000007+01:00 b\n",
+        b"bare\n",
+    ],
+)
+def test_the_newest_moment_is_that_of_the_last_line(raw: bytes) -> None:
+    source = slice_of([(NOON_NS, "a"), (NOON_NS + 7, "b")])
+    source.raw = source.raw.splitlines(keepends=True)[0] + raw
+    source.received_ns = NOON_NS + 100
+    assert newest_moment(parts(source)) == Moment(NOON_NS + 7, NOON_NS + 100)
+    source.received_ns = NOON_NS + 3
+    assert newest_moment(parts(source)) == Moment(NOON_NS + 3, NOON_NS + 7)
+    assert newest_moment(parts(gap_of(noticed_ns=NOON_NS))) == Moment()
 
 
 def parts(*slices: Slice) -> list[Piece]:
@@ -130,6 +160,7 @@ def test_an_empty_slice_changes_nothing() -> None:
         (None, False),
         (OpenLine("sbx-1", "main", 2), False),
         (OpenLine("sbx-1", "main", 3), True),
+        (OpenLine("sbx-1", "main", 2, 1), True),
         (OpenLine("sbx-1", "other", 2), True),
         (OpenLine("sbx-2", "main", 2), True),
         (OpenLine("sbx-1", "main", 0), True),

@@ -588,7 +588,14 @@ async def test_a_disk_that_is_really_full_is_waited_for(small_disk: Path) -> Non
         ({"path": "/x", "mode": "0440"}, "the mode must let the owner read and write"),
         ({"path": "/x", "mode": "0750"}, "nobody execute"),
         ({"path": "/x", "max_open_files": 0}, "greater than or equal to 1"),
-        ({"path": "/x", "rotate": "1d"}, "Extra inputs are not permitted"),
+        ({"path": "/x", "rotate": {"daily": True}}, "Extra inputs are not permitted"),
+        ({"path": "/x", "rotate": {"size": "10B"}}, "must be between 1KiB and 16TiB"),
+        ({"path": "/x", "rotate": {"every": "1s"}}, "must be between 1m and 366d"),
+        ({"path": "/x", "compress": "zstd"}, 'set "rotate", too'),
+        ({"path": "/x", "keep": {"count": 1}}, 'set "rotate", too'),
+        ({"path": "/x", "keep": {"age": "7d"}, "rotate": {"at_end": False}}, 'set "rotate", too'),
+        ({"path": "/x", "rotate": {"at_end": True}, "compress": "lz4"}, "'gzip' or 'zstd'"),
+        ({"path": "/x", "rotate": {"at_end": True}, "keep": {"count": 0}}, "greater than or equal"),
     ],
 )
 def test_settings_that_cannot_work_are_refused(settings: dict[str, object], message: str) -> None:

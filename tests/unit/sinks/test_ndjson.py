@@ -75,14 +75,33 @@ def test_a_gap_is_an_object_under_gap() -> None:
         "sandbox_id": "sbx-1",
         "container": "main",
         "gap": {
+            "kind": "range",
             "cause": "offset_jump",
+            "bounds": "exact",
             "after_line": 7,
+            "before_line": None,
             "from_stamp_ns": STAMP_NS,
             "to_stamp_ns": 0,
+            "from_offset": None,
+            "to_offset": None,
             "noticed_ns": 1,
+            "filled_ns": 0,
             "missing_bytes": 5,
         },
     }
+
+
+def test_what_a_gap_says_that_is_not_known_here_is_passed_on() -> None:
+    gap = gap_of()
+    gap.gap = {**(gap.gap or {}), "one_day": "new"}
+    assert orjson.loads(encode_gap(gap))["gap"]["one_day"] == "new"
+
+
+def test_the_generation_stands_next_to_the_line_when_it_is_not_0() -> None:
+    source = slice_of([(STAMP_NS, "x")], first_line=3, generation=2)
+    assert b'"container":"main","generation":2,"line":3,"text"' in encode_lines(source)
+    assert orjson.loads(encode_gap(gap_of(generation=2)))["generation"] == 2
+    assert "generation" not in orjson.loads(encode_gap(gap_of()))
 
 
 @pytest.mark.parametrize(

@@ -115,3 +115,40 @@ def test_several_long_values_share_one_file_name() -> None:
     stream = Stream("s" * 500, "c" * 500, display_name="d" * 500)
     path = Template.parse("/{sandbox_id}.{container}.{display_name}.{date}.log").render(stream)
     assert 200 < len(path.removeprefix("/")) <= 240
+
+
+@pytest.mark.parametrize(
+    ("one", "other", "may_meet"),
+    [
+        ("/x/a.log", "/x/a.log", True),
+        ("/x/a.log", "/x/b.log", False),
+        ("/x/{sandbox_id}.log", "/x/sbx-1.log", True),
+        ("/x/{sandbox_id}.log", "/x/.log", False),
+        ("/x/{sandbox_id}.log", "/x/a/b.log", False),
+        ("/x/{sandbox_id}.log", "/x/ä.log", False),
+        ("/x/{sandbox_id}.log", "/x/{container}.log", True),
+        ("/x/{sandbox_id}.log", "/x/{sandbox_id}.ndjson", False),
+        ("/x/{sandbox_id}/{container}", "/x/{container}/{sandbox_id}", True),
+        ("/x/{sandbox_id}/{container}", "/x/{sandbox_id}", False),
+        ("/x/{sandbox_id}-{container}", "/x/{sandbox_id}", True),
+        ("/x/{date}.log", "/x/2025-11-23.log", True),
+        ("/x/{date}.log", "/x/2025-11-2x.log", False),
+        ("/x/{date}.log", "/x/{hour}.log", False),
+        ("/x/{date}-{hour}", "/x/{date}-{hour}", True),
+        ("/x/{date}", "/x/{container}", True),
+        ("/x/{hour}/a", "/y/{hour}/a", False),
+    ],
+)
+def test_templates_that_may_name_one_file_are_known(one: str, other: str, may_meet: bool) -> None:
+    templates = Template.parse(one), Template.parse(other)
+    assert templates[0].may_meet(templates[1]) is may_meet
+    assert templates[1].may_meet(templates[0]) is may_meet
+
+
+def test_the_paths_of_a_stream_are_known_whatever_the_stamp() -> None:
+    template = Template.parse("/x+/{sandbox_id}/{date}.{hour}.log")
+    stream = Stream("a/b", "main")
+    pattern = template.paths_of(stream)
+    assert pattern.fullmatch(template.render(stream, 1_763_899_200_000_000_000))
+    assert not pattern.fullmatch(template.render(Stream("a/bc", "main"), 1))
+    assert not pattern.fullmatch("/x+/a~2fb/2025-11-23.1x.log")

@@ -15,6 +15,7 @@ from sinks.testing import (
     SlowSink,
     batch_of,
     deliver,
+    end_of,
     gap_of,
     slice_of,
 )
@@ -90,6 +91,26 @@ def test_the_engine_reads_a_built_slice_as_it_was_given() -> None:
 
 def test_later_parts_have_no_stamp() -> None:
     assert slice_of([(1, "rest")], part=2, ended=False).raw == b"rest"
+
+
+async def test_a_memory_sink_keeps_every_generation_and_every_record_of_ours() -> None:
+    sink = MemorySink()
+    lines = [slice_of([(1, "same")], generation=n) for n in (0, 1)]
+    ours = [gap_of(), gap_of(filled_ns=9), gap_of(generation=1), end_of(), end_of(generation=1)]
+    for _ in range(2):
+        await sink.write(batch_of(*lines, *ours))
+    assert [record.generation for record in sink.records] == [0, 1, 0, 0, 1, 0, 1]
+    assert [record.gap for record in sink.records] == [
+        *(None, None),
+        *(source.gap for source in ours),
+    ]
+    assert [record.end for record in sink.records][-2:] == [source.end for source in ours[-2:]]
+
+
+async def test_state_tells_its_keys() -> None:
+    state = MemoryState({"a": b"1"})
+    await state.remember({"b": b"2", "a": None})
+    assert list(state.keys()) == ["b"]
 
 
 def test_a_batch_counts_its_frames() -> None:

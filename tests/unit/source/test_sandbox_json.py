@@ -5,12 +5,14 @@ from __future__ import annotations
 from datetime import UTC, datetime, timedelta
 
 import pytest
+from cwsandbox._proto import sandbox_pb2 as pb
 from google.protobuf.json_format import MessageToDict
 from google.protobuf.timestamp_pb2 import Timestamp
 from hypothesis import given
 from hypothesis import strategies as st
 
-from forwarder.model import Container, Sandbox, SandboxState
+from forwarder.model import Container, ContainerStatus, Sandbox, SandboxState
+from forwarder.source import messages_pb2
 from forwarder.source.sandbox_json import (
     UnreadableAnswerError,
     page_from_json,
@@ -150,3 +152,84 @@ def test_an_empty_page_is_the_last() -> None:
 def test_a_page_that_cannot_be_read_whole_is_refused(value: object) -> None:
     with pytest.raises(UnreadableAnswerError):
         page_from_json(value)
+
+
+# Containers
+
+
+def test_the_statuses_of_containers_are_read() -> None:
+    value = {
+        "sandboxId": "a",
+        "status": {
+            "containerStatuses": [
+                {"name": "main", "state": "STATE_RUNNING", "restartCount": "3"},
+                {"name": "side", "state": "STATE_FAILED", "exitCode": 137, "restart_count": 1},
+            ]
+        },
+    }
+    assert sandbox_from_json(value).container_statuses == (
+        ContainerStatus("main", SandboxState.RUNNING, restart_count=3),
+        ContainerStatus("side", SandboxState.FAILED, restart_count=1, exit_code=137),
+    )
+
+
+@pytest.mark.parametrize(
+    ("given", "read"),
+    [
+        (None, ()),
+        ("none", ()),
+        ({"name": "main"}, ()),
+        (["main"], (ContainerStatus("", SandboxState.UNSPECIFIED),)),
+        (
+            [{"name": 5, "state": [], "restartCount": "many", "exitCode": True}],
+            (ContainerStatus("", SandboxState.UNSPECIFIED),),
+        ),
+        (
+            [{"name": "main", "restartCount": -1}],
+            (ContainerStatus("main", SandboxState.UNSPECIFIED),),
+        ),
+    ],
+)
+def test_statuses_that_make_no_sense_are_read_as_far_as_they_do(
+    given: object, read: tuple[ContainerStatus, ...]
+) -> None:
+    value = {"sandboxId": "a", "status": {"containerStatuses": given}}
+    assert sandbox_from_json(value).container_statuses == read
+
+
+def test_the_statuses_come_over_grpc_too() -> None:
+    message = pb.Sandbox(sandbox_id="a")
+    message.status.container_statuses.add(
+        name="main", state=pb.STATE_FAILED, exit_code=1, restart_count=2
+    )
+    ours = messages_pb2.Sandbox.FromString(message.SerializeToString())
+    assert sandbox_from_json(MessageToDict(ours)).container_statuses == (
+        ContainerStatus("main", SandboxState.FAILED, restart_count=2, exit_code=1),
+    )
+
+
+MAIN, SIDE = (ContainerStatus(name, SandboxState.RUNNING) for name in ("main", "side"))
+
+
+@pytest.mark.parametrize(
+    ("containers", "statuses", "asked", "found"),
+    [
+        ((), (), "", None),
+        ((), (MAIN,), "", MAIN),
+        ((), (MAIN,), "other", MAIN),
+        ((), (MAIN, SIDE), "side", SIDE),
+        ((), (MAIN, SIDE), "other", None),
+        ((), (MAIN, SIDE), "", None),
+        ((Container("side"), Container("main")), (MAIN, SIDE), "", SIDE),
+        ((Container("side"), Container("main", primary=True)), (MAIN, SIDE), "", MAIN),
+        ((Container(""), Container("main")), (MAIN, SIDE), "", None),
+    ],
+)
+def test_the_status_of_a_container_is_found_or_unknown(
+    containers: tuple[Container, ...],
+    statuses: tuple[ContainerStatus, ...],
+    asked: str,
+    found: ContainerStatus | None,
+) -> None:
+    sandbox = Sandbox("a", SandboxState.RUNNING, containers=containers, container_statuses=statuses)
+    assert sandbox.status_of(asked) == found

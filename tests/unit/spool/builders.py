@@ -22,11 +22,12 @@ def frame(
     lines: int = 1,
     at_ns: int = 100,
     kind: FrameKind = FrameKind.LINES,
+    generation: int = 0,
 ) -> FrameDraft:
     """A frame whose lines all have one stamp."""
-    count = 0 if kind is FrameKind.GAP else lines
+    count = lines if kind.holds_lines else 0
     part = 1 if kind is FrameKind.PART else 0
-    return FrameDraft(kind, raw, line, count, part, at_ns, at_ns, at_ns, received_ns=7)
+    return FrameDraft(kind, raw, line, count, part, at_ns, at_ns, at_ns, 7, generation)
 
 
 def commit(
@@ -40,5 +41,7 @@ def commit(
     if frames:
         last = frames[-1]
         next_line = last.first_line + last.lines
-        at = Checkpoint(next_line, 0, last.last_stamp_ns, last.high_stamp_ns, *session)
+        at = Checkpoint(
+            next_line, 0, last.last_stamp_ns, last.high_stamp_ns, *session, last.generation
+        )
     return StreamCommit(stream_id, frames, at, state=state)

@@ -1,7 +1,7 @@
 from __future__ import annotations
 
 from contextlib import AsyncExitStack
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 import pytest
 
@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 
 class Opener(Protocol):
-    async def __call__(self, faults: Faults | None = None) -> SqliteSpool: ...
+    async def __call__(self, faults: Faults | None = None, **options: Any) -> SqliteSpool: ...
 
 
 @pytest.fixture
@@ -28,9 +28,9 @@ async def start(state: StateDir) -> AsyncIterator[Opener]:
     """Opens the spool of `state`; what is still open at the end is closed."""
     async with AsyncExitStack() as stack:
 
-        async def start(faults: Faults | None = None) -> SqliteSpool:
+        async def start(faults: Faults | None = None, **options: Any) -> SqliteSpool:
             factory = (faults or Faults()).connection()
-            spool = await open_spool(state, now=lambda: 1, factory=factory)
+            spool = await open_spool(state, now=lambda: 1, factory=factory, **options)
             stack.push_async_callback(spool.close)
             return spool
 

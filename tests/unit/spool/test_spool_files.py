@@ -14,8 +14,15 @@ from typing import TYPE_CHECKING
 import pytest
 
 from forwarder.errors import SpoolLockedError, SpoolUntrustedError
-from forwarder.spool.files import StateDir, connect_reader, connect_writer, is_locked, locked
-from forwarder.spool.schema import APPLICATION_ID
+from forwarder.spool.files import (
+    ADVICE,
+    StateDir,
+    connect_reader,
+    connect_writer,
+    is_locked,
+    locked,
+)
+from forwarder.spool.schema import APPLICATION_ID, SCHEMA_VERSION
 from tests.unit.spool.faults import Faults
 
 if TYPE_CHECKING:
@@ -132,19 +139,21 @@ def test_a_database_that_is_gone_is_never_taken_for_a_first_start(state: StateDi
     state.database.unlink()
     message = refused(state)
     assert f"{state.database} is missing" in message
-    assert "put it back, or remove the marker to begin anew" in message
+    assert "put it back or mend it, or start with --new-spool" in message
 
 
 def test_a_database_that_is_not_the_marked_one_is_refused(state: StateDir) -> None:
     make(state)
     state.marker.write_text("another\n")
-    assert "names another; remove the marker if the exchange was meant" in refused(state)
+    message = refused(state)
+    assert "names another; remove the marker if the exchange was meant" in message
+    assert "--new-spool" in message
 
 
 @pytest.mark.parametrize("data", [b"", b"nine days of notes\n" * 100], ids=["empty", "text"])
 def test_a_file_that_is_no_database_is_refused(state: StateDir, data: bytes) -> None:
     state.database.write_bytes(data)
-    assert refused(state) == f"{state.database} is not a database"
+    assert refused(state) == f"{state.database} is not a database; {ADVICE}"
 
 
 def test_somebody_elses_database_is_refused_and_its_log_left_alone(
@@ -158,7 +167,7 @@ def test_somebody_elses_database_is_refused_and_its_log_left_alone(
         connection.execute("CREATE TABLE precious (text)")
         shutil.copy(foreign, state.database)
         shutil.copy(tmp_path / "elsewhere.db-wal", state.path / "spool.db-wal")
-    assert refused(state) == f"{state.database} is not a spool of this program"
+    assert refused(state) == f"{state.database} is not a spool of this program; {ADVICE}"
 
 
 def test_another_version_of_the_schema_is_refused(state: StateDir) -> None:
@@ -166,7 +175,9 @@ def test_another_version_of_the_schema_is_refused(state: StateDir) -> None:
     with closing(sqlite3.connect(state.database, isolation_level=None)) as connection:
         connection.execute("PRAGMA journal_mode = DELETE")
         connection.execute("PRAGMA user_version = 999")
-    assert refused(state) == f"{state.database} has schema 999; this version reads schema 1"
+    message = refused(state)
+    assert f"has schema 999; this version reads schema {SCHEMA_VERSION}" in message
+    assert "run the version that wrote it" in message
 
 
 def test_another_version_that_is_still_in_the_log_is_refused(state: StateDir) -> None:
@@ -297,7 +308,7 @@ def test_a_status_that_looks_at_the_lock_is_not_another_daemon(
             os.close(looking)
             start.set()
 
-    monkeypatch.setattr("forwarder.spool.files.time.sleep", pause)
+    monkeypatch.setattr("forwarder.spool.directory.time.sleep", pause)
     with locked(state):
         assert start.is_set()
 

@@ -15,15 +15,17 @@ from forwarder.model import (
     Checkpoint,
     FrameKind,
     Gap,
+    GapBounds,
     GapCause,
+    GapKind,
     StreamInfo,
     StreamKey,
     StreamState,
 )
-from forwarder.spool import pruning, sqlite, statements
+from forwarder.spool import pruning, recent, sqlite, statements
 from forwarder.spool.files import connect_reader
 from forwarder.spool.interface import Delivery, StreamCommit
-from forwarder.spool.overview import overview_of
+from forwarder.spool.overview import GapEntry, StreamPosition, checkpoints_of, gaps_of, overview_of
 from tests.unit.spool.builders import INFO, OTHER, commit, frame
 
 if TYPE_CHECKING:
@@ -69,6 +71,7 @@ async def test_a_position_and_a_state_survive_a_restart_to_the_last_bit(start: O
         high_stamp_ns=2**63 - 1,
         session_id="s" * 1000,
         session_offset=2**64 - 1,
+        generation=2,
     )
     await spool.commit([StreamCommit(stream.id, [], at, state=StreamState.HELD, detail="why")])
     await spool.close()
@@ -86,15 +89,44 @@ async def test_a_stream_at_the_end_of_time_is_pruned_like_any_other(spool: Sqlit
     assert await spool.prune(keep_tail_ns=5) == 1
 
 
-async def test_a_gap_is_kept_as_a_record_even_when_it_is_wider_than_an_integer(
-    spool: SqliteSpool,
+async def test_a_gap_is_kept_to_the_last_bit_with_the_stream_that_it_is_in(
+    spool: SqliteSpool, state: StateDir
 ) -> None:
     stream = await spool.open_stream(INFO)
-    gap = Gap(GapCause.TAIL_UNKNOWN, 4, 5, 6, 7, missing_bytes=2**64 - 1)
-    await spool.commit([StreamCommit(stream.id, [], Checkpoint(), gaps=[gap])])
-    found = await spool._read(lambda one: one.execute("SELECT * FROM gap").fetchall())
-    assert found == [(1, stream.id, "tail_unknown", 4, 5, 6, 7, 2**63 - 1)]
-    assert (await spool.overview()).streams[0].gaps == 1
+    gap = Gap(
+        GapCause.REPLAY_GAP,
+        after_line=4,
+        from_stamp_ns=5,
+        to_stamp_ns=6,
+        noticed_ns=7,
+        kind=GapKind.RANGE,
+        before_line=5,
+        from_offset=2**64 - 2,
+        to_offset=2**64 - 1,
+        bounds=GapBounds.EXACT,
+        generation=3,
+    )
+    plain = Gap(GapCause.TAIL_UNKNOWN, 4, 5, 0, 7, kind=GapKind.TAIL)
+    await spool.commit([StreamCommit(stream.id, [], Checkpoint(), gaps=[gap, plain])])
+    assert gaps_of(state) == [
+        GapEntry(1, INFO.key, "one", gap),
+        GapEntry(2, INFO.key, "one", plain),
+    ]
+    assert (await spool.overview()).streams[0].gaps == 2
+
+
+async def test_a_tail_that_was_found_after_all_fills_its_gap_and_no_other(
+    spool: SqliteSpool, state: StateDir
+) -> None:
+    stream = await spool.open_stream(INFO)
+    lost = Gap(GapCause.ANCHOR_LOST, 1, 1, 1, 1)
+    tail = Gap(GapCause.TAIL_UNKNOWN, 4, 5, 0, 7, kind=GapKind.TAIL)
+    await spool.commit([StreamCommit(stream.id, [], Checkpoint(), gaps=[lost, tail])])
+    await spool.commit([StreamCommit(stream.id, [], Checkpoint(), filled_ns=99)])
+    assert [one.gap.filled_ns for one in gaps_of(state)] == [0, 99]
+    overview = await spool.overview()
+    assert (overview.streams[0].gaps, overview.streams[0].gaps_filled) == (1, 1)
+    assert overview.gaps_unfilled == 1
 
 
 async def test_a_state_is_new_only_when_it_changes(start: Opener) -> None:
@@ -117,7 +149,7 @@ async def test_a_state_is_new_only_when_it_changes(start: Opener) -> None:
 async def test_a_reader_sees_the_same_from_memory_as_from_the_database(
     start: Opener, monkeypatch: pytest.MonkeyPatch, recent_bytes: int
 ) -> None:
-    monkeypatch.setattr(sqlite, "RECENT_BYTES", recent_bytes)
+    monkeypatch.setattr(recent, "RECENT_BYTES", recent_bytes)
     spool = await start()
     stream = await spool.open_stream(INFO)
     for line in range(20):
@@ -463,7 +495,6 @@ async def test_ids_go_on_after_everything_was_deleted(start: Opener) -> None:
         assert await ids(spool) == []
         await spool.close()
         spool = await start()
-        assert spool.last_frame_id == life
 
 
 async def test_a_backlog_is_deleted_a_little_at_a_time(
@@ -545,5 +576,45 @@ async def test_a_closed_spool_leaves_one_file_that_holds_everything(
     spool = await start()
     await stored(spool, 3)
     await spool.close()
-    assert {path.name for path in state.path.iterdir()} == {"spool.db", "spool.id"}
+    assert {path.name for path in state.path.iterdir()} == {"spool.db", "spool.id", "spool.mark"}
     assert overview_of(state).frames == 3
+
+
+async def test_positions_are_listed_by_key(spool: SqliteSpool, state: StateDir) -> None:
+    for info in (OTHER, INFO):
+        stream = await spool.open_stream(info)
+        await spool.commit([commit(stream.id, frame(lines=3), state=StreamState.HELD)])
+    at = Checkpoint(3, 0, 100, 100)
+    assert checkpoints_of(state) == [
+        StreamPosition(INFO.key, "one", StreamState.HELD, at, 5),
+        StreamPosition(OTHER.key, "", StreamState.HELD, at, 5),
+    ]
+
+
+async def test_the_age_of_a_backlog_is_that_of_its_first_frame(spool: SqliteSpool) -> None:
+    stream = await spool.open_stream(INFO)
+    for name in ("done", "half", "none"):
+        await spool.open_sink(name, from_oldest=True)
+    frames = [replace(frame(line=line), received_ns=10 + line) for line in range(3)]
+    await spool.commit([commit(stream.id, *frames)])
+    await spool.advance("half", 2, {}, Delivery(delivered=2))
+    await spool.advance("done", 3, {}, Delivery(delivered=3))
+    overview = await spool.overview()
+    assert [one.oldest_pending_ns for one in overview.sinks] == [0, 12, 10]
+    assert overview.oldest_frame_ns == 10
+
+
+async def test_what_is_used_is_the_file_and_its_log_less_the_free_pages(
+    spool: SqliteSpool, state: StateDir
+) -> None:
+    stream = await spool.open_stream(INFO)
+    await spool.open_sink("archive", from_oldest=True)
+    backlog = [frame(os.urandom(200_000), line=line) for line in range(9)]
+    await spool.commit([commit(stream.id, *backlog, state=StreamState.COMPLETE)])
+    before = await spool.overview()
+    assert before.wal_bytes == state.wal.stat().st_size > 1_800_000
+    assert before.used_bytes == before.size_bytes + before.wal_bytes
+    await spool.advance("archive", 9, {}, Delivery(delivered=9))
+    await spool.prune(keep_tail_ns=0)
+    after = await spool.overview()
+    assert after.used_bytes < after.size_bytes + after.wal_bytes - 1_000_000

@@ -1,0 +1,307 @@
+"""`--new-spool`: a spool that cannot be used is set aside, and what can be read of it carried over.
+
+Nothing is deleted. The new database is made whole beside the old one before anything is moved, so a
+kill in the middle leaves either the old spool in its place or a new one that is complete.
+
+Ids, positions and cursors stay what they were. What cannot be read of the frames that some sink had
+not got becomes gap records, as far as anything still tells whose they were.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import sqlite3
+from contextlib import closing
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING, Any
+
+from forwarder.errors import SpoolUntrustedError
+from forwarder.model import Gap, GapBounds, GapCause, GapKind
+from forwarder.spool.files import StateDir, make_database, sync_directory
+from forwarder.spool.frames import COLUMNS, FrameDamagedError, unpack
+from forwarder.spool.giving_up import Place, lines_in, put_gap, recount
+from forwarder.spool.mark import read_mark
+from forwarder.spool.schema import APPLICATION_ID
+from forwarder.spool.statements import INSERT_GAP, gap_row
+from forwarder.spool.wreck import read_frames_of_wreck, read_rows
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator
+    from pathlib import Path
+
+    from forwarder.spool.wreck import FoundFrame
+
+#: What is carried over as it is, and the columns by which a row is known again.
+_TABLES = {"stream": "id", "sink": "name", "sink_state": "sink, key", "gap": "id", "note": "name"}
+
+#: For rows of schema 1.
+_DEFAULTS: dict[str, dict[str, Any]] = {
+    "stream": {"generation": 0},
+    "gap": {"kind": "range", "bounds": "approximate", "generation": 0},
+}
+
+
+@dataclass(slots=True)
+class SalvageReport:
+    """What became of the old spool.
+
+    Attributes:
+        set_aside: Where it is now; empty when there was none.
+        streams: Whose positions were carried over.
+        sinks: Whose cursors were.
+        frames: Carried over.
+        lines: In them.
+        lost_frames: That some sink had not got, and that could not be read.
+        lost_lines: In those of them that are declared as gaps.
+        gaps: Records for them.
+    """
+
+    set_aside: str = ""
+    streams: int = 0
+    sinks: int = 0
+    frames: int = 0
+    lines: int = 0
+    lost_frames: int = 0
+    lost_lines: int = 0
+    gaps: int = 0
+
+    def numbers(self) -> dict[str, str | int]:
+        """Everything, for the log."""
+        return dataclasses.asdict(self)
+
+
+def renew(state: StateDir, *, now_ns: int) -> SalvageReport:
+    """Set the spool of a locked directory aside, and put a new one in its place.
+
+    Raises:
+        SpoolUntrustedError: The directory itself cannot be written.
+    """
+    try:
+        return _renew(state, now_ns)
+    except (OSError, sqlite3.Error) as error:
+        raise SpoolUntrustedError(f"no new spool can be made in {state.path}: {error}") from error
+
+
+def _renew(state: StateDir, now_ns: int) -> SalvageReport:
+    made = state.path / "spool.renewed"
+    report = SalvageReport()
+    if not (made.exists() and not state.database.exists()):  # else a kill came between
+        partial = state.path / "spool.partial"
+        make_database(partial)
+        with closing(sqlite3.connect(partial, isolation_level=None)) as new:
+            new.execute("PRAGMA synchronous = FULL")
+            new.execute("BEGIN")
+            _carry_over(state, new, report, now_ns)
+            new.execute("COMMIT")
+        partial.replace(made)
+        sync_directory(state.path)
+    report.set_aside = _set_aside(state, now_ns)
+    made.replace(state.database)
+    sync_directory(state.path)
+    return report
+
+
+def _set_aside(state: StateDir, now_ns: int) -> str:
+    """Move what there is of the old spool; the marker last, so that it is never taken for none."""
+    shared = state.path / "spool.db-shm"
+    files = [state.database, state.wal, shared, state.mark, state.marker]
+    there = [path for path in files if path.exists() or path.is_symlink()]
+    if not there:
+        return ""
+    when = datetime.fromtimestamp(now_ns / 1e9, UTC).strftime("%Y%m%dT%H%M%SZ")
+    aside = _unused(state.path / f"spool.set-aside-{when}")
+    aside.mkdir(mode=0o700)
+    for path in there:
+        path.rename(aside / path.name)
+    sync_directory(aside)
+    sync_directory(state.path)
+    return str(aside)
+
+
+def _unused(path: Path) -> Path:
+    number = 1
+    candidate = path
+    while candidate.exists():
+        number += 1
+        candidate = path.with_name(f"{path.name}-{number}")
+    return candidate
+
+
+# What can be read --------------------------------------------------------------------------------
+
+
+def _carry_over(
+    state: StateDir, new: sqlite3.Connection, report: SalvageReport, now_ns: int
+) -> None:
+    old = _open_wreck(state)
+    if old is None:
+        return
+    with closing(old):
+        for table, key in _TABLES.items():
+            rows = read_rows(old, table, key)
+            _insert(new, table, rows)
+            if table in {"stream", "sink"}:
+                setattr(report, f"{table}s", len(rows))
+        counters = read_rows(old, "counter", "spool_id")
+        frames = read_frames_of_wreck(old)
+        kept = _copy_frames(old, new, frames, report)
+        _set_counters(state, new, counters)
+        _declare(new, frames, kept, report, now_ns)
+        recount(new)
+
+
+def _open_wreck(state: StateDir) -> sqlite3.Connection | None:
+    """The old database, for reading; None when it is not ours or cannot be read at all.
+
+    A connection for reading only never copies the log into the database: what is set aside stays as
+    it was found.
+    """
+    if state.database.is_symlink() or not state.database.is_file():
+        return None
+    connection = sqlite3.connect(
+        f"{state.database.absolute().as_uri()}?mode=ro", uri=True, isolation_level=None
+    )
+    try:
+        ours = connection.execute("PRAGMA application_id").fetchone()[0] == APPLICATION_ID
+        connection.execute("SELECT count(*) FROM sqlite_schema").fetchone()
+    except sqlite3.Error:
+        ours = False
+    if not ours:
+        connection.close()
+        return None
+    return connection
+
+
+def _insert(new: sqlite3.Connection, table: str, rows: Iterable[dict[str, Any]]) -> None:
+    known = {row[1] for row in new.execute(f"PRAGMA table_info({table})")}
+    for row in rows:
+        values = {**_DEFAULTS.get(table, {}), **row}
+        names = [name for name in values if name in known]
+        new.execute(
+            f"INSERT OR IGNORE INTO {table} ({', '.join(names)})"  # noqa: S608 - names of columns
+            f" VALUES ({', '.join('?' * len(names))})",
+            [values[name] for name in names],
+        )
+
+
+def _copy_frames(
+    old: sqlite3.Connection,
+    new: sqlite3.Connection,
+    frames: list[FoundFrame],
+    report: SalvageReport,
+) -> dict[int, Place]:
+    """Copy the frames whose checksum is right; their places."""
+    kept: dict[int, Place] = {}
+    columns = COLUMNS.split(", ")
+    streams = {row[0] for row in new.execute("SELECT id FROM stream")}
+    for found in frames:
+        row = found.read(old)
+        if row is None or row[1] not in streams:
+            continue
+        try:
+            frame = unpack(row)
+        except FrameDamagedError:
+            continue
+        new.execute(
+            f"INSERT INTO frame ({COLUMNS}) VALUES ({', '.join('?' * len(row))})",  # noqa: S608 - constants
+            row,
+        )
+        of: dict[str, Any] = dict(zip(columns, row, strict=True))
+        kept[frame.id] = Place(*[of[one.name] for one in dataclasses.fields(Place)])
+        report.frames += 1
+        report.lines += frame.lines
+    return kept
+
+
+def _set_counters(state: StateDir, new: sqlite3.Connection, counters: list[dict[str, Any]]) -> None:
+    """Go on counting where the old spool was, as far as anything tells."""
+    old = counters[0] if counters else {}
+    mark = read_mark(state.mark) if state.mark.exists() else None
+    frame = new.execute(
+        "SELECT coalesce(max(id), 0), coalesce(max(total_lines), 0) FROM frame"
+    ).fetchone()
+    sink = new.execute(
+        "SELECT coalesce(max(cursor), 0), coalesce(max(cursor_lines), 0),"
+        " coalesce(max(cursor_bytes), 0) FROM sink"
+    ).fetchone()
+    held_bytes = new.execute("SELECT coalesce(sum(raw_bytes), 0) FROM frame").fetchone()[0]
+    new.execute(
+        "UPDATE counter SET last_frame_id = ?, total_lines = ?, total_bytes = ?",
+        (
+            max(old.get("last_frame_id", 0), mark.last_frame_id if mark else 0, frame[0], sink[0]),
+            max(old.get("total_lines", 0), frame[1], sink[1]),
+            max(old.get("total_bytes", 0), sink[2] + (0 if old else held_bytes)),
+        ),
+    )
+
+
+# What cannot -------------------------------------------------------------------------------------
+
+
+def _declare(
+    new: sqlite3.Connection,
+    frames: list[FoundFrame],
+    kept: dict[int, Place],
+    report: SalvageReport,
+    now_ns: int,
+) -> None:
+    """Put a gap record where frames are missing that some sink had not got."""
+    delivered_id = new.execute(
+        "SELECT coalesce(min(cursor), 0) FROM sink WHERE retired_ns = 0"
+    ).fetchone()[0]
+    lost: dict[int, list[int]] = {}
+    for found in frames:
+        if found.id > delivered_id and found.id not in kept:
+            report.lost_frames += 1
+            if found.stream_id is not None:
+                lost.setdefault(found.stream_id, []).append(found.id)
+    streams = new.execute("SELECT id, generation, next_line, high_stamp_ns FROM stream").fetchall()
+    for stream_id, *position in streams:
+        places = [place for place in kept.values() if place.stream_id == stream_id]
+        for last_id, gap in _gaps(places, lost.get(stream_id, []), position, now_ns):
+            before = max((one.total_lines for one in places if one.id < last_id), default=0)
+            place = Place(last_id, stream_id, 0, 0, 0, 0, 0, 0, position[2], 0, before)
+            put_gap(new, place, gap, now_ns)
+            new.execute(INSERT_GAP, gap_row(stream_id, gap))
+            report.gaps += 1
+            report.lost_lines += lines_in(gap)
+
+
+def _gaps(
+    places: list[Place], lost: list[int], position: list[int], now_ns: int
+) -> Iterator[tuple[int, Gap]]:
+    """The gaps of one stream, each with the id of the last frame that is lost in it."""
+    places = sorted(places, key=lambda place: place.id)
+    for last_id in sorted(lost):
+        before = max((one for one in places if one.id < last_id), key=_id, default=None)
+        after = min((one for one in places if one.id > last_id), key=_id, default=None)
+        upto_id = after.id if after else None
+        if any(last_id < one and (upto_id is None or one < upto_id) for one in lost):
+            continue  # the run of lost frames goes on
+        yield last_id, _gap(before, after, position, now_ns)
+
+
+def _id(place: Place) -> int:
+    return place.id
+
+
+def _gap(before: Place | None, after: Place | None, position: list[int], now_ns: int) -> Gap:
+    generation, next_line, _ = position
+    if after is not None:
+        generation, end = after.generation, after.first_line
+    else:
+        end = next_line
+    known = before is not None and before.generation == generation
+    start = before.end_line if before is not None and known else 0
+    return Gap(
+        GapCause.SPOOL_DAMAGED,
+        after_line=start - 1,
+        from_stamp_ns=before.last_stamp_ns if before else 0,
+        to_stamp_ns=after.first_stamp_ns if after else 0,
+        noticed_ns=now_ns,
+        kind=GapKind.DROPPED,
+        before_line=max(start, end),
+        bounds=GapBounds.EXACT if known and end > start else GapBounds.APPROXIMATE,
+        generation=generation,
+    )

@@ -1,0 +1,44 @@
+"""Directories: opened, made, and put on the disk with their entries."""
+
+from __future__ import annotations
+
+import os
+from typing import TYPE_CHECKING
+
+from sinks.files.system import verdicts
+
+if TYPE_CHECKING:
+    from sinks.files.system import Files
+
+
+def open_root(files: Files, root: str, mode: int) -> int:
+    """Open a directory of the operator's, creating it and those above it as needed."""
+    try:
+        return files.open_directory(root, follow=True)
+    except FileNotFoundError:
+        above, name = os.path.split(root)
+        parent_fd = open_root(files, above, mode)
+        try:
+            return enter(files, name, parent_fd, mode)
+        finally:
+            files.close(parent_fd)
+
+
+def sync_directory(files: Files, path: str) -> None:
+    """Return when the entries of a directory are on the disk."""
+    with verdicts(path):
+        fd = files.open_directory(path, follow=True)
+        try:
+            files.sync_directory(fd)
+        finally:
+            files.close(fd)
+
+
+def enter(files: Files, name: str, parent_fd: int, mode: int) -> int:
+    """Open a directory in an open one, creating it as needed; it must not be a link."""
+    try:
+        return files.open_directory(name, parent_fd=parent_fd)
+    except FileNotFoundError:
+        files.make_directory(name, mode | (mode & 0o444) >> 2, parent_fd=parent_fd)
+        files.sync_directory(parent_fd)
+        return files.open_directory(name, parent_fd=parent_fd)

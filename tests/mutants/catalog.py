@@ -1,0 +1,224 @@
+"""The seeded bugs. Each is one that others have shipped, or that we nearly did."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True, slots=True)
+class Mutant:
+    """One change of the code, and the test that must fail because of it.
+
+    Attributes:
+        name: What the bug does, in words.
+        file: Where it is.
+        code: The code as it is, found there exactly once.
+        bug: What it becomes.
+        test: The test that notices.
+    """
+
+    name: str
+    file: str
+    code: str
+    bug: str
+    test: str
+
+
+RESUME = "tests/property/test_resume.py::test_every_line_is_taken_exactly_once_whatever_breaks"
+GAPS = (
+    "tests/property/test_resume.py"
+    "::test_what_the_server_dropped_is_inside_declared_gaps_and_nothing_else_is"
+)
+SINK_CRASHES = "tests/unit/sinks/test_file_sink_crashes.py"
+
+MUTANTS: tuple[Mutant, ...] = (
+    # The source: reading, resuming, the end --------------------------------------------------
+    Mutant(
+        "a re-read begins at the checkpoint, without an overlap",
+        "forwarder/source/resume.py",
+        "return max(from_ns - overlap_ns - SECOND_NS, 0)",
+        "return max(from_ns, 0)",
+        RESUME,
+    ),
+    Mutant(
+        "a lost session is opened again at the local time",
+        "forwarder/reopening.py",
+        "return Begin(checkpoint.high_stamp_ns + skip_ns if skip_ns else since)",
+        "return Begin(__import__('time').time_ns())",
+        "tests/unit/test_follower.py"
+        "::test_a_stream_without_a_session_is_read_again_from_before_its_checkpoint",
+    ),
+    Mutant(
+        "lines that were taken are recognised by their stamp alone",
+        "forwarder/source/overlap.py",
+        "        if not ahead[record] and not self._look_ahead(record):\n",
+        "        if record[1][:30] in {known[1][:30] for known in ahead}:\n"
+        "            self.removed += 1\n"
+        "            return True\n"
+        "        if not ahead[record] and not self._look_ahead(record):\n",
+        RESUME,
+    ),
+    Mutant(
+        "equal lines are recognised as a set, not counted",
+        "forwarder/source/overlap.py",
+        "        ahead[record] -= 1\n",
+        "        ahead[record] -= 0\n",
+        RESUME,
+    ),
+    Mutant(
+        "each message is decoded by itself",
+        "forwarder/taker.py",
+        "                    feed(data)\n",
+        '                    feed(data.decode("utf-8", "replace").encode())\n',
+        RESUME,
+    ),
+    Mutant(
+        "a resumed session's replay is taken again",
+        "forwarder/source/resume.py",
+        "        return self._cut_replay(data, begin)\n",
+        "        return data\n",
+        RESUME,
+    ),
+    Mutant(
+        "the checkpoint counts bytes that are in no frame yet",
+        "forwarder/taker.py",
+        "        offset -= self._cutter.buffered_bytes\n",
+        "",
+        RESUME,
+    ),
+    Mutant(
+        "a missing range is not declared",
+        "forwarder/junction.py",
+        "        if not (restarted and self._reopening.read_to_end):\n",
+        "        if False:\n",
+        GAPS,
+    ),
+    Mutant(
+        "a gap is declared whenever a session was lost",
+        "forwarder/junction.py",
+        "            lost = overlap.lost and not surely\n",
+        "            lost = True\n",
+        RESUME,
+    ),
+    Mutant(
+        "the end of a stream is taken for the end of the sandbox",
+        "forwarder/follower.py",
+        "        elif sandbox.ended:\n",
+        "        elif sandbox.ended or error is None:\n",
+        "tests/unit/test_follower.py::test_what_ended_a_stream_says_how_it_goes_on",
+    ),
+    Mutant(
+        "refused credentials end a follow",
+        "forwarder/source/resume.py",
+        "            return Step.HOLD\n",
+        "            return Step.ASK\n",
+        "tests/unit/source/test_resume.py",
+    ),
+    Mutant(
+        "a sandbox that is not found once is given up",
+        "forwarder/inquiry.py",
+        "CONFIRMATIONS = 6\n",
+        "CONFIRMATIONS = 1\n",
+        "tests/unit/test_follower.py::test_a_sandbox_that_is_known_again_in_time_is_followed_on",
+    ),
+    Mutant(
+        "silence is believed",
+        "forwarder/stream_limits.py",
+        "        if now_s - self.heard_s >= self._silent_s:\n",
+        "        if False:\n",
+        "tests/unit/test_stream_limits.py::test_a_stream_is_due_when_it_was_silent_for_long",
+    ),
+    Mutant(
+        "a restarted container goes on with the old line numbers",
+        "forwarder/drafts.py",
+        "generation=generation, next_line=0, open_part=0)",
+        "generation=generation, open_part=0)",
+        "tests/unit/test_follower_renewal.py"
+        "::test_a_restarted_container_is_read_on_with_line_numbers_of_its_own",
+    ),
+    Mutant(
+        "positions follow the local clock",
+        "forwarder/drafts.py",
+        "        high_ns = max(at.high_stamp_ns, block.first_stamp_ns, block.last_stamp_ns)\n",
+        "        high_ns = max(at.high_stamp_ns, self._now_ns)\n",
+        "tests/unit/test_drafts.py"
+        "::test_records_are_numbered_and_the_highest_stamp_never_goes_back",
+    ),
+    # The spool ----------------------------------------------------------------------------------
+    Mutant(
+        "what was read counts as stored before it is",
+        "forwarder/intake.py",
+        "            if commits:\n                await self._store(commits)\n",
+        "            if commits:\n"
+        "                self._later = asyncio.ensure_future(self._store(commits))\n",
+        "tests/unit/test_intake.py"
+        "::test_a_flush_returns_only_when_what_was_offered_before_is_durable",
+    ),
+    Mutant(
+        "synchronous is NORMAL",
+        "forwarder/spool/files.py",
+        '    connection.execute("PRAGMA synchronous = FULL")\n'
+        '    synchronous = connection.execute("PRAGMA synchronous").fetchone()[0]\n',
+        '    connection.execute("PRAGMA synchronous = NORMAL")\n    synchronous = 2\n',
+        "tests/unit/spool/test_spool_files.py::test_every_commit_is_an_fsync_into_a_write_ahead_log",
+    ),
+    Mutant(
+        "frame ids begin again after the spool was empty",
+        "forwarder/spool/statements.py",
+        '        "SELECT last_frame_id, total_lines FROM counter"\n',
+        '        "SELECT (SELECT coalesce(max(id), 0) FROM frame), total_lines FROM counter"\n',
+        "tests/property/test_spool_model.py",
+    ),
+    Mutant(
+        "a live stream's tail is deleted as soon as the sinks are past it",
+        "forwarder/spool/pruning.py",
+        "        upto_ns, spared = max(high_ns - keep_tail_ns - 1, 0),",
+        "        upto_ns, spared = _FOREVER_NS,",
+        "tests/property/test_spool_model.py",
+    ),
+    Mutant(
+        "a spool that is gone is taken for a first start",
+        "forwarder/spool/files.py",
+        "    if state.marker.exists():\n        raise SpoolUntrustedError(",
+        "    if False:\n        raise SpoolUntrustedError(",
+        "tests/unit/spool/test_spool_files.py"
+        "::test_a_database_that_is_gone_is_never_taken_for_a_first_start",
+    ),
+    Mutant(
+        "a frame's checksum is not looked at",
+        "forwarder/spool/frames.py",
+        "    if numbered(summed, frame_id, total_lines) != checksum:\n",
+        "    if False:\n",
+        "tests/unit/spool/test_spool_frames.py::test_one_changed_bit_in_any_column_is_noticed",
+    ),
+    Mutant(
+        "a failed sync is tried again",
+        "forwarder/spool/writer.py",
+        "    sqlite3.SQLITE_LOCKED,\n",
+        "    sqlite3.SQLITE_LOCKED,\n    sqlite3.SQLITE_IOERR,\n",
+        "tests/unit/spool/test_spool_writer.py",
+    ),
+    # Delivery -----------------------------------------------------------------------------------
+    Mutant(
+        "the cursor moves before the file is synced",
+        "sinks/files/output.py",
+        "            self._files.sync_data(fd)\n",
+        "",
+        f"{SINK_CRASHES}::test_a_confirmed_batch_survives_a_power_cut",
+    ),
+    Mutant(
+        "a file goes on at its end instead of behind what is confirmed",
+        "sinks/file.py",
+        "        length_bytes = target.file.append(mark.length_bytes, buffers)\n",
+        "        end = target.file.measure(None).length_bytes\n"
+        "        length_bytes = target.file.append(end, buffers)\n",
+        f"{SINK_CRASHES}::test_every_byte_is_there_once_after_a_crash_at_any_call",
+    ),
+    Mutant(
+        "a batch that a sink could not take is let go",
+        "forwarder/dispatcher.py",
+        "                await self._wait_out(error, state)\n",
+        "                await self._wait_out(error, state)\n                return {}\n",
+        "tests/unit/test_dispatcher.py::test_an_unavailable_sink_gets_the_same_batch_again",
+    ),
+)
