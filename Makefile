@@ -47,6 +47,20 @@ check: lint test ## Everything that must be green before a commit
 mutants: $(STAMP) ## Seed bugs, one at a time, and see that a test notices each
 	$(BIN)/python -m tests.mutants
 
+CYCLES ?= 1000
+POWER_CYCLES ?= 200
+MINUTES ?= 60
+
+.PHONY: crash
+crash: $(STAMP) ## Kill, cut the power and die at every disk change: CYCLES=1000
+	CRASH_CYCLES=$(CYCLES) $(BIN)/python -m pytest -s --timeout 14400 tests/crash/test_kill.py
+	CRASH_POINTS=all $(BIN)/python -m pytest -s --timeout 14400 tests/crash/test_kill_points.py
+	CRASH_CYCLES=$(POWER_CYCLES) $(BIN)/python -m pytest -s --timeout 14400 tests/crash/test_power_loss.py
+
+.PHONY: soak
+soak: $(STAMP) ## One fault after the other for MINUTES=60, then compare every byte
+	SOAK_S=$$(( $(MINUTES) * 60 )) $(BIN)/python -m pytest -s --timeout 0 tests/crash/test_soak.py
+
 .PHONY: bench
 bench: $(STAMP) ## Measure lines/s, CPU and memory, next to the vendor's CLI, in one run
 	$(BIN)/python -m benchmarks

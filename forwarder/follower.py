@@ -242,7 +242,14 @@ class Follower:
 
     async def _ask(self, taker: Taker, opener: Reopener, error: SourceError | None) -> None:
         """The stream ended, or cannot be opened: let GetSandbox say why."""
-        sandbox = await self._inquiry.settle(well_known=taker.holds_any, failed=self._note_trouble)
+        try:
+            # A stream that could be opened goes on, also while the rest of the API fails.
+            sandbox = await self._inquiry.settle(
+                well_known=taker.holds_any, patient=error is not None, failed=self._note_trouble
+            )
+        except SourceError as failure:
+            self._note_trouble(failure)
+            return
         opener.known = sandbox
         if sandbox is None:
             await self._close_unknown(taker, opener, error)

@@ -40,13 +40,17 @@ class Inquiry:
         self._clock = clock
 
     async def settle(
-        self, *, well_known: bool, failed: Callable[[SourceError], None]
+        self, *, well_known: bool, patient: bool, failed: Callable[[SourceError], None]
     ) -> Sandbox | None:
         """What the API says, however long that takes; None when it knows nothing, again and again.
 
         Args:
             well_known: Whether it knew the sandbox before: then "not found" is asked more often.
-            failed: Told of each failure.
+            patient: Whether to wait for an answer; else no answer is an error.
+            failed: Told of each failure that is waited out.
+
+        Raises:
+            SourceError: It does not answer, and we are not patient.
         """
         backoff = Backoff(
             initial_s=self._backoff_initial_s, max_s=self._backoff_max_s, clock=self._clock
@@ -64,6 +68,8 @@ class Inquiry:
             assert isinstance(error, SourceError)
             failed(error)
 
+        if not patient:
+            return await ask()
         return await retry_forever(
             ask, on=SourceError, backoff=backoff, clock=self._clock, failed=told
         )

@@ -69,7 +69,7 @@ def locked(state: StateDir) -> Iterator[None]:
         SpoolUntrustedError: It cannot be made or written.
     """
     try:
-        state.path.mkdir(mode=0o700, parents=True, exist_ok=True)
+        _make_directory(state.path)
         descriptor = os.open(state.lock, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
     except OSError as error:
         raise SpoolUntrustedError(f"state_dir {state.path} cannot be used: {error}") from error
@@ -83,6 +83,18 @@ def locked(state: StateDir) -> Iterator[None]:
         yield
     finally:
         os.close(descriptor)
+
+
+def _make_directory(path: Path) -> None:
+    """Make a directory and those above it, so that they are still there after a power cut."""
+    if path.is_dir():
+        return
+    if not path.parent.is_dir():
+        _make_directory(path.parent)
+    path.mkdir(mode=0o700, exist_ok=True)
+    # Whoever may make a directory somewhere may not always read there, which syncing needs.
+    with contextlib.suppress(PermissionError):
+        sync_directory(path.parent)
 
 
 def _lock(descriptor: int) -> bool:
@@ -121,3 +133,12 @@ def is_locked(state: StateDir) -> int | None:
         return None
     finally:
         os.close(descriptor)
+
+
+def sync_directory(path: Path) -> None:
+    """Make creating, renaming and deleting in a directory durable."""
+    directory = os.open(path, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        os.fsync(directory)
+    finally:
+        os.close(directory)

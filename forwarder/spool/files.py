@@ -8,7 +8,7 @@ import uuid
 from typing import TYPE_CHECKING
 
 from forwarder.errors import SpoolUntrustedError
-from forwarder.spool.directory import StateDir, is_locked, locked
+from forwarder.spool.directory import StateDir, is_locked, locked, sync_directory
 from forwarder.spool.migrations import can_migrate, migrate
 from forwarder.spool.schema import APPLICATION_ID, CREATE_PRAGMAS, SCHEMA_VERSION, TABLES
 
@@ -233,12 +233,3 @@ def _mark(state: StateDir, own_id: str) -> None:
         os.close(descriptor)
     partial.replace(state.marker)
     sync_directory(state.path)
-
-
-def sync_directory(path: Path) -> None:
-    """Make creating, renaming and deleting in a directory durable."""
-    directory = os.open(path, os.O_RDONLY | os.O_DIRECTORY)
-    try:
-        os.fsync(directory)
-    finally:
-        os.close(directory)

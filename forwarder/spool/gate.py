@@ -136,6 +136,11 @@ class Gate:
             await self._give_back()
         await asyncio.to_thread(self._ballast.make)
         self._used_bytes = used.used_bytes
+        limit = self._limits.max_bytes
+        if limit is not None and self._limits.drop_oldest and used.used_bytes >= limit:
+            # A commit may go over the limit, and it may be the last one for long.
+            with contextlib.suppress(SpoolUnavailableError):
+                self._used_bytes = await self._make_room()
         alarming = used.wal_bytes > WAL_ALARM_BYTES
         if alarming and not self._alarmed:
             _log.error(

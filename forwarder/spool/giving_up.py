@@ -73,9 +73,23 @@ def neighbour(
         return None
     place = Place(*row)
     gap = gap_at(connection, place)
+    return _widened(place, gap)
+
+
+def with_lost_lines(place: Place, raw: bytes) -> Place:
+    """The place of a frame that holds this; a record counts with the lines given up for it."""
+    if place.kind != FrameKind.GAP:
+        return place
+    try:
+        return _widened(place, gap_of_record(raw))
+    except ValueError:
+        return place
+
+
+def _widened(place: Place, gap: Gap | None) -> Place:
     if gap is None or gap.kind is not GapKind.DROPPED:
         return place
-    return replace(place, lines=lines_in(gap))
+    return replace(place, first_line=gap.after_line + 1, lines=lines_in(gap))
 
 
 def gap_at(connection: sqlite3.Connection, place: Place) -> Gap | None:

@@ -17,17 +17,17 @@ from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
 from forwarder.errors import SpoolUntrustedError
-from forwarder.model import Gap, GapBounds, GapCause, GapKind
+from forwarder.model import FrameKind, Gap, GapBounds, GapCause, GapKind
 from forwarder.spool.files import StateDir, make_database, sync_directory
 from forwarder.spool.frames import COLUMNS, FrameDamagedError, unpack
-from forwarder.spool.giving_up import Place, lines_in, put_gap, recount
+from forwarder.spool.giving_up import Place, lines_in, put_gap, recount, with_lost_lines
 from forwarder.spool.mark import read_mark
 from forwarder.spool.schema import APPLICATION_ID
 from forwarder.spool.statements import INSERT_GAP, gap_row
 from forwarder.spool.wreck import read_frames_of_wreck, read_rows
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator
+    from collections.abc import Container, Iterable, Iterator
     from pathlib import Path
 
     from forwarder.spool.wreck import FoundFrame
@@ -208,7 +208,8 @@ def _copy_frames(
             row,
         )
         of: dict[str, Any] = dict(zip(columns, row, strict=True))
-        kept[frame.id] = Place(*[of[one.name] for one in dataclasses.fields(Place)])
+        place = Place(*[of[one.name] for one in dataclasses.fields(Place)])
+        kept[frame.id] = with_lost_lines(place, frame.raw)
         report.frames += 1
         report.lines += frame.lines
     return kept
@@ -256,37 +257,72 @@ def _declare(
             report.lost_frames += 1
             if found.stream_id is not None:
                 lost.setdefault(found.stream_id, []).append(found.id)
-    streams = new.execute("SELECT id, generation, next_line, high_stamp_ns FROM stream").fetchall()
-    for stream_id, *position in streams:
-        places = [place for place in kept.values() if place.stream_id == stream_id]
-        for last_id, gap in _gaps(places, lost.get(stream_id, []), position, now_ns):
-            before = max((one.total_lines for one in places if one.id < last_id), default=0)
-            place = Place(last_id, stream_id, 0, 0, 0, 0, 0, 0, position[2], 0, before)
+    free = _Free(kept.keys(), delivered_id)
+    held: dict[int, list[Place]] = {stream_id: [] for stream_id in lost}
+    for place in kept.values():
+        if place.lines:
+            held.setdefault(place.stream_id, []).append(place)
+    for stream_id, places in held.items():
+        position = new.execute(
+            "SELECT generation, next_line, high_stamp_ns FROM stream WHERE id = ?", (stream_id,)
+        ).fetchone()
+        if position is None:
+            continue  # its position is lost, too: it is read again from its beginning
+        for last_id, gap in _gaps(places, lost.get(stream_id, []), position, free, now_ns):
+            place = Place(last_id, stream_id, FrameKind.GAP, 0, 0, 0, 0, 0, position[2], 0, 0)
             put_gap(new, place, gap, now_ns)
             new.execute(INSERT_GAP, gap_row(stream_id, gap))
             report.gaps += 1
             report.lost_lines += lines_in(gap)
 
 
+@dataclass(frozen=True, slots=True)
+class _Free:
+    """Which ids of frames that some sink had not got are not taken."""
+
+    taken: Container[int]
+    delivered_id: int
+
+    def between(self, after_id: int, before_id: int) -> int | None:
+        """The highest in between; None when there is none."""
+        ids = range(before_id - 1, max(after_id, self.delivered_id), -1)
+        return next((one for one in ids if one not in self.taken), None)
+
+
+def _is_hole(before: Place, after: Place) -> bool:
+    """Whether lines are missing of which nothing else tells any more."""
+    return before.generation == after.generation and before.end_line < after.first_line
+
+
 def _gaps(
-    places: list[Place], lost: list[int], position: list[int], now_ns: int
+    places: list[Place],
+    lost: list[int],
+    position: tuple[int, int, int],
+    free: _Free,
+    now_ns: int,
 ) -> Iterator[tuple[int, Gap]]:
     """The gaps of one stream, each with the id of the last frame that is lost in it."""
-    places = sorted(places, key=lambda place: place.id)
-    for last_id in sorted(lost):
-        before = max((one for one in places if one.id < last_id), key=_id, default=None)
-        after = min((one for one in places if one.id > last_id), key=_id, default=None)
-        upto_id = after.id if after else None
-        if any(last_id < one and (upto_id is None or one < upto_id) for one in lost):
-            continue  # the run of lost frames goes on
-        yield last_id, _gap(before, after, position, now_ns)
+    kept = {place.id: place for place in places}
+    before: Place | None = None
+    lost_id: int | None = None
+    for frame_id in sorted([*kept, *lost]):
+        place = kept.get(frame_id)
+        if place is None:
+            lost_id = frame_id
+            continue
+        if lost_id is None and before is not None and _is_hole(before, place):
+            lost_id = free.between(before.id, place.id)
+        if lost_id is not None:
+            yield lost_id, _gap(before, place, position, now_ns)
+            lost_id = None
+        before = place
+    if lost_id is not None:
+        yield lost_id, _gap(before, None, position, now_ns)
 
 
-def _id(place: Place) -> int:
-    return place.id
-
-
-def _gap(before: Place | None, after: Place | None, position: list[int], now_ns: int) -> Gap:
+def _gap(
+    before: Place | None, after: Place | None, position: tuple[int, int, int], now_ns: int
+) -> Gap:
     generation, next_line, _ = position
     if after is not None:
         generation, end = after.generation, after.first_line

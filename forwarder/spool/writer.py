@@ -121,6 +121,8 @@ class Writer:
             raise SpoolUntrustedError(str(self._failure)) from self._failure
         if self._closing:
             raise SpoolUntrustedError("the spool is closed")
+        if not self._thread.is_alive():
+            raise SpoolUntrustedError("the spool's writing thread is dead")
 
     def fail(self, error: SpoolUntrustedError) -> None:
         """From now on every call fails: somebody else found that the spool cannot be trusted."""

@@ -119,6 +119,11 @@ class Stage:
         self.sandboxes.append(sandbox)
         return sandbox
 
+    @property
+    def held(self) -> int:
+        """How many lines of the first sandbox the server still has."""
+        return self.server.process(self.sandbox.id).log.stamped().count(b"\n")
+
     def take_key_from(self, file: Path) -> None:
         """Configure the daemon with a key file, instead of the key itself."""
         document = json.loads(self.home.config.read_text())

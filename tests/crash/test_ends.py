@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import signal
 from typing import TYPE_CHECKING, Any, Literal
 
 import pytest
@@ -120,6 +121,83 @@ async def test_that_there_are_no_stored_logs_is_said_once_however_many_sandboxes
             assert await daemon.wait() == 0, daemon.log
             said = [event for event in daemon.events if "stored logs" in event["event"]]
         assert [(event["level"], bool(event["reason"])) for event in said] == [("warning", True)]
+
+
+EARLY = pytest.mark.xfail(
+    strict=True,
+    raises=AssertionError,
+    reason="a clean end of a stream is believed to be the log's end when GetSandbox says right"
+    " behind it that the container was restarted or the sandbox ended: lines between the two are"
+    " lost, and no gap says so, though the session may still have them",
+)
+
+
+async def _ends_early(one: Stage, daemon: DaemonProcess) -> None:
+    """The stream ends cleanly, and lines come after that, before the daemon can look."""
+    await one.say_and_deliver(daemon, 50)
+    daemon.send(signal.SIGSTOP)
+    one.server.break_streams("clean_end")
+    await until(lambda: one.server.open_streams == 0, "the stream's end")
+    one.sandbox.say(20)
+
+
+@EARLY
+async def test_lines_between_the_end_of_a_stream_and_that_of_its_sandbox_are_in_its_session(
+    tmp_path: Path,
+) -> None:
+    async with stage(tmp_path, LocalSettings(ended_serves_logs=False)) as one:
+        async with one.daemon(ON_END) as daemon:
+            await _ends_early(one, daemon)
+            await one.sandbox.end()
+            daemon.send(signal.SIGCONT)
+            assert await daemon.wait() == 0, daemon.log
+        one.check_exact()
+
+
+@EARLY
+@pytest.mark.parametrize("forgotten", [False, True])
+async def test_lines_between_the_end_of_a_stream_and_a_restart_are_read_or_declared(
+    tmp_path: Path, forgotten: bool
+) -> None:
+    async with stage(tmp_path) as one:
+        async with one.daemon(ON_END) as daemon:
+            await _ends_early(one, daemon)
+            if forgotten:
+                one.server.forget_sessions()
+            await one.server.restart_container(one.sandbox.id)
+            one.sandbox.say(30)
+            daemon.send(signal.SIGCONT)
+            await one.shows(daemon, one.sandbox.lines[-1])
+            await one.finish(daemon)
+        if forgotten:
+            one.check_gaps("restarted", missing=[range(50, 70)])
+        else:
+            one.check_exact()
+
+
+@pytest.mark.xfail(
+    strict=True,
+    raises=AssertionError,
+    reason="stored lines that lie inside a declared gap are appended behind later ones: out of"
+    " order, and the gap is false then",
+)
+async def test_stored_lines_of_an_earlier_gap_are_not_delivered_behind_later_lines(
+    tmp_path: Path,
+) -> None:
+    settings = LocalSettings(ended_serves_logs=False, ended_resumes=False, stored_logs="on")
+    async with stage(tmp_path, settings) as one:
+        async with one.daemon() as daemon:
+            await one.say_and_deliver(daemon, 50)
+        one.sandbox.say(100)
+        one.server.forget_sessions()
+        one.server.rotate(1500)
+        held = one.held
+        async with one.daemon() as daemon:
+            await one.shows(daemon, one.sandbox.lines[-1])
+        one.sandbox.say(10)
+        await one.sandbox.end()
+        await one.finish_anew()
+        one.check_gaps("anchor_lost", "tail_unknown", missing=[range(50, 150 - held)])
 
 
 # Born and gone between two looks ------------------------------------------------------------------

@@ -98,7 +98,6 @@ async def test_a_power_cut_takes_what_no_sync_has_put_on_the_disk(tmp_path: Path
         assert acknowledged(home)["text"] > 0
 
 
-@pytest.mark.xfail(strict=False, reason="nobody syncs the directory that state_dir is made in")
 async def test_a_state_directory_that_the_daemon_has_made_is_there_after_a_power_cut(
     tmp_path: Path,
 ) -> None:

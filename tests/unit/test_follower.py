@@ -204,11 +204,24 @@ async def test_a_clean_end_and_a_sandbox_that_is_forgotten_is_an_end(scene: Scen
     assert await scene.shown() == [line(1)]
 
 
-async def test_get_sandbox_is_asked_until_it_answers(scene: Scene) -> None:
+async def test_a_stream_that_ended_is_opened_again_while_nobody_says_why(scene: Scene) -> None:
+    source = FakeSource()
+    source.answer("s", SourceUnavailableError("down", code="unavailable"), ENDED)
+    source.stream(lines(1, session="A"))
+    source.stream(lines(2, session="A", offset=WIDTH))
+    source.stream(lines(1, 2))
+    await scene.run(source)
+    assert asked(source)[1] == f"resume A {WIDTH}"
+    assert await scene.shown() == [line(1), line(2)]
+
+
+async def test_get_sandbox_is_asked_until_it_answers_when_no_stream_can_be_opened(
+    scene: Scene,
+) -> None:
     source = FakeSource()
     down = SourceUnavailableError("down", code="unavailable")
     source.answer("s", down, down, CredentialsRefusedError("no", code="unauthenticated"), ENDED)
-    source.stream(lines(1))
+    source.stream(NOT_RUNNING)
     source.stream(lines(1))
     assert await scene.run(source) is StreamState.COMPLETE
     assert len(source.asked) == 4

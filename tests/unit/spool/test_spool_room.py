@@ -159,6 +159,17 @@ async def test_the_oldest_lines_make_room_and_are_one_gap_record_in_their_place(
     assert (await spool.overview()).used_bytes <= 19 * UNIT
 
 
+async def test_a_spool_over_its_cap_makes_room_also_without_another_commit(start: Opener) -> None:
+    spool = await start()
+    await spool.open_sink("archive", from_oldest=True)
+    for line in range(40):
+        await store(spool, line)
+    await spool.close()
+    spool = await start(limits=DROP)
+    await spool.prune(keep_tail_ns=0)
+    assert (await numbers(spool))["archive"].dropped > 0
+
+
 async def test_what_a_sink_was_handed_is_never_dropped(start: Opener) -> None:
     spool = await start(limits=DROP)
     await spool.open_sink("slow", from_oldest=True)

@@ -284,3 +284,20 @@ async def test_a_sink_that_was_not_configured_stays_so(start: Opener, state: Sta
     assert [one.name for one in (await spool.overview()).sinks] == ["archive"]
     assert (await spool.open_sink("behind", from_oldest=True)).missed == 0
     assert verify(state).problems == []
+
+
+async def test_lines_of_which_neither_table_nor_index_tells_are_missed_by_their_numbers(
+    start: Opener, state: StateDir
+) -> None:
+    await fill(start)
+    change(state, "DELETE FROM frame WHERE id IN (7, 9)")
+    report = renew(state, now_ns=NOW_NS)
+    assert (report.frames, report.gaps, report.lost_lines) == (10, 1, 2)
+    spool = await start()
+    kinds = {one.id: one.kind for one in await spool.read(0, max_bytes=1 << 20)}
+    assert kinds[9] is FrameKind.GAP
+    assert verify(state).problems == []
+    renewed = await spool.overview()
+    await spool.close()
+    assert renew(state, now_ns=NOW_NS).gaps == 0, "what is declared is declared once"
+    assert (await (await start()).overview()).sinks == renewed.sinks

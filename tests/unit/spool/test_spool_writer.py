@@ -14,6 +14,7 @@ from forwarder.errors import SpoolUnavailableError, SpoolUntrustedError
 from forwarder.model import FrameKind
 from forwarder.spool.files import connect_writer
 from forwarder.spool.interface import Delivery
+from forwarder.spool.writer import Writer
 from tests.unit.spool.builders import INFO, OTHER, commit, frame
 from tests.unit.spool.faults import Faults
 
@@ -302,3 +303,21 @@ async def test_a_commit_whose_caller_was_cancelled_leaves_no_hole(start: Opener)
         (2, b"two\n"),
         (3, b"three\n"),
     ]
+
+
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnhandledThreadExceptionWarning")
+async def test_a_writing_thread_that_died_does_not_look_alive() -> None:
+    connection = sqlite3.connect(":memory:", isolation_level=None, check_same_thread=False)
+    with closing(connection):
+        writer = Writer(connection, asyncio.get_running_loop())
+
+        def die(_: sqlite3.Connection) -> None:
+            raise SystemExit
+
+        waiting = asyncio.create_task(writer.run(die))
+        await asyncio.sleep(0)
+        await asyncio.to_thread(writer._thread.join)
+        with pytest.raises(SpoolUntrustedError, match="dead"):
+            writer.check()
+        waiting.cancel()
+        await asyncio.gather(waiting, return_exceptions=True)
