@@ -254,7 +254,10 @@ class Follower:
         if sandbox is None:
             await self._close_unknown(taker, opener, error)
         elif sandbox.ended:
-            await self._catch_up(taker, opener, read_to_end=error is None)
+            if error is None and opener.last_words():
+                return
+            refused = isinstance(error, SandboxNotRunningError) and opener.ended_cleanly
+            await self._catch_up(taker, opener, read_to_end=error is None or refused)
         else:
             waiting = isinstance(error, SandboxNotRunningError)
             self._note(
@@ -288,7 +291,7 @@ class Follower:
         self, taker: Taker, opener: Reopener, error: SourceError | None
     ) -> None:
         """The API does not know the sandbox, or no longer."""
-        if error is None:
+        if error is None or opener.ended_cleanly:
             await self._close_unread(taker, opener, read_to_end=True)
             return
         # Not for good: a key of another account knows no sandbox either, so a restart asks again.

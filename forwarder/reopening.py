@@ -74,6 +74,7 @@ class Reopener:
         self._silent_probes = 0
         self._too_large = 0
         self._read_to_end = False
+        self._last_words_of = -1
 
     # What happened -------------------------------------------------------------------------------
 
@@ -101,10 +102,29 @@ class Reopener:
 
     def again(self) -> Step:
         """Continue the session, unless there is none or it has been refused too often."""
-        if self._too_large > 1 or self._restarted:
+        if self._too_large > 1 or (self._restarted and not self.last_words()):
             return Step.REOPEN
         resumable = self._taker.session[0] and self._fruitless < RESUMES_MAX
         return Step.RESUME if resumable else Step.REOPEN
+
+    @property
+    def ended_cleanly(self) -> bool:
+        """Whether nothing came since the stream's clean end."""
+        return self._read_to_end
+
+    def last_words(self) -> bool:
+        """Whether to read the session of a life that is over once more.
+
+        A stream may have ended before its container did: what was written in between is in the
+        session, if it still lives. True once for every life. That there is no session any more says
+        nothing, and an end that was clean is believed then: everything else would declare a gap at
+        every normal end.
+        """
+        generation = self._taker.checkpoint.generation
+        if not self._taker.session[0] or self._last_words_of == generation:
+            return False
+        self._last_words_of = generation
+        return True
 
     def probe(self) -> Step:
         """The stream was silent for long: most of the time its session is still the right one."""

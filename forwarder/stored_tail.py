@@ -66,7 +66,11 @@ class StoredTails:
                     if passed:
                         yield missing_lines((), page, after_ns=0)
                         continue
-                    compared += [line for line in page if line.stamp_ns >= since_ns - SECOND_NS]
+                    compared += [
+                        line
+                        for line in page
+                        if line.stamp_ns >= since_ns - SECOND_NS and not _in_hole(line, tail)
+                    ]
                     passed = bool(page) and page[-1].stamp_ns > until_ns
                     if passed:
                         yield missing_lines(tail.frames, compared, after_ns=since_ns)
@@ -81,3 +85,11 @@ class StoredTails:
         elif self._logs is not None:
             _log.warning("stored logs are off: the API has none to give", reason=str(error))
             self._logs = None
+
+
+def _in_hole(line: StoredLine, tail: Tail) -> bool:
+    """Whether the line may be one that was declared missing: now it would come behind later ones.
+
+    Stored stamps may be cut to the second. What stood before the hole was taken anyway.
+    """
+    return any(from_ns - SECOND_NS < line.stamp_ns < to_ns for from_ns, to_ns in tail.holes)

@@ -129,6 +129,8 @@ class Taker:
                     feed(data)
                     fed.append(data)
         except SessionLostError as error:
+            if self._place > self._mismatched_at:
+                self._mismatches = 0
             self._mismatches += 1
             self._mismatched_at = self._place
             if error.skipped_to is not None:

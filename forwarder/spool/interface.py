@@ -74,10 +74,12 @@ class Tail:
 
     Attributes:
         from_ns: The first stamp in it when it was cut short by its size, else 0.
+        holes: Between which stamps lines were declared missing in it.
     """
 
     frames: Sequence[Taken]
     from_ns: int = 0
+    holes: Sequence[tuple[int, int]] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -142,6 +144,7 @@ class StreamOverview:
     """One stream's numbers.
 
     Attributes:
+        lines: Records taken, in all generations.
         gaps: Those whose lines were not found.
         gaps_filled: Those whose lines were found after all.
     """

@@ -17,6 +17,8 @@ if TYPE_CHECKING:
 STEPS: dict[int, tuple[str, ...]] = {
     1: (
         "ALTER TABLE stream ADD COLUMN generation INTEGER NOT NULL DEFAULT 0",
+        "ALTER TABLE stream ADD COLUMN lines INTEGER NOT NULL DEFAULT 0",
+        "UPDATE stream SET lines = next_line",
         "ALTER TABLE frame ADD COLUMN generation INTEGER NOT NULL DEFAULT 0",
         "ALTER TABLE gap RENAME TO gap_1",
         "DROP INDEX gap_by_stream",

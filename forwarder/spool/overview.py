@@ -225,7 +225,7 @@ def _streams(connection: sqlite3.Connection) -> list[StreamOverview]:
         )
         for row in connection.execute(
             "SELECT id, sandbox_id, container, info ->> 'display_name', state, detail, since_ns,"
-            " next_line, bytes, high_stamp_ns, generation FROM stream"
+            " lines, bytes, high_stamp_ns, generation FROM stream"
             " ORDER BY sandbox_id, container"
         )
     ]

@@ -51,6 +51,8 @@ CREATE TABLE stream (
     -- Which life of the container the lines come from.
     generation INTEGER NOT NULL DEFAULT 0,
     bytes INTEGER NOT NULL DEFAULT 0,
+    -- Of all generations; next_line counts only the newest.
+    lines INTEGER NOT NULL DEFAULT 0,
     -- The highest high_stamp_ns of a frame that is gone: below it the tail is not complete.
     pruned_ns INTEGER NOT NULL DEFAULT -1,
     state TEXT NOT NULL DEFAULT 'waiting',

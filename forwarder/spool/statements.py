@@ -129,7 +129,8 @@ def commit(
     )
     connection.executemany(
         "UPDATE stream SET next_line = ?, open_part = ?, last_stamp_ns = ?, high_stamp_ns = ?,"
-        " session_id = ?, session_offset = ?, generation = ?, bytes = bytes + ? WHERE id = ?",
+        " session_id = ?, session_offset = ?, generation = ?, bytes = bytes + ?,"
+        " lines = lines + ? WHERE id = ?",
         [_checkpoint_row(one) for one in commits],
     )
     connection.executemany(
@@ -266,6 +267,7 @@ def _checkpoint_row(one: StreamCommit) -> tuple[int | str, ...]:
         str(at.session_offset),
         at.generation,
         one.raw_bytes,
+        one.lines,
         one.stream_id,
     )
 

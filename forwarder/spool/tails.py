@@ -59,7 +59,12 @@ def tail(
     cut_short = chosen.cut_short or pruned_ns >= max(from_ns, 0)
     frames = chosen.frames[::-1]
     taken = [Taken(one.kind, one.part, one.raw) for one in frames]
-    return Tail(taken, from_ns=frames[0].first_stamp_ns if cut_short else 0), damage
+    holes = connection.execute(
+        "SELECT from_stamp_ns, to_stamp_ns FROM gap"
+        " WHERE stream_id = ? AND kind = 'range' AND filled_ns = 0 AND to_stamp_ns >= ?",
+        (stream_id, from_ns),
+    ).fetchall()
+    return Tail(taken, from_ns=frames[0].first_stamp_ns if cut_short else 0, holes=holes), damage
 
 
 class _Newest:

@@ -17,9 +17,6 @@ if TYPE_CHECKING:
     from forwarder.spool.files import StateDir
     from tests.fakes.daemon import DaemonProcess
 
-#: A daemon that has just started is growing.
-_LIVED_IN_S = 10.0
-
 
 @dataclass(frozen=True, slots=True)
 class Sample:
@@ -38,19 +35,24 @@ class Sample:
 
 @dataclass
 class Gauge:
-    """Samples of what a daemon uses, over all of its lives."""
+    """Samples of what a daemon uses, over all of its lives.
+
+    Attributes:
+        warm_s: How long a life is not looked at: whatever has just started grows.
+    """
 
     samples: list[Sample] = field(default_factory=list)
+    warm_s: float = 10.0
     _pid: int = 0
     _life: int = 0
     _since_s: float = 0.0
 
     def look(self, daemon: DaemonProcess, state: StateDir) -> None:
-        """Take a sample, unless it has just started or has just ended."""
+        """Take a sample, unless it has just started, or ended."""
         now_s = time.monotonic()
         if daemon.pid != self._pid:
             self._pid, self._life, self._since_s = daemon.pid, self._life + 1, now_s
-        if now_s - self._since_s < _LIVED_IN_S:
+        if now_s - self._since_s < self.warm_s:
             return
         process = Path(f"/proc/{daemon.pid}")
         try:

@@ -15,7 +15,7 @@ from forwarder.local.settings import LocalSettings
 from tests.crash.dictated import Dictated
 from tests.crash.gauge import Gauge
 from tests.crash.scene import KEEPS_ALL, TAG, Scene
-from tests.crash.soak_faults import Faults, Parts
+from tests.crash.soak_faults import ENDINGS, Faults, Parts
 from tests.crash.soak_place import ROOMY, Expected, Place
 from tests.crash.test_faults import SKEW_NS
 from tests.fakes.daemon import DaemonProcess, run_to_end
@@ -32,8 +32,8 @@ if TYPE_CHECKING:
 
 STEADY = 4
 
-#: From this length on everything may take longer.
-LONG_S = 600.0
+#: From this length on the daemon has long lives, and what it uses must not grow in them.
+LONG_S = 300.0
 
 #: The longest that anything is away, and the longest pause between two things.
 LONGEST_S = 4.0
@@ -65,7 +65,8 @@ class Soak:
         self._parts = parts
         self._rng = rng
         self._length_s = length_s
-        self.gauge = Gauge()
+        self._is_long = length_s >= LONG_S
+        self.gauge = Gauge(warm_s=90.0 if self._is_long else 10.0)
         self.done: Counter[str] = Counter()
 
     async def run(self) -> None:
@@ -98,7 +99,7 @@ class Soak:
         lines = sum(map(self._said_lines, (*self._scene.names, self._parts.dictated.id)))
         rows = {
             **dict(sorted(self.done.items())),
-            "lives of the daemon": self.done["daemon killed"] + self.done["daemon stopped"] + 1,
+            "lives of the daemon": sum(self.done[name] for name in ENDINGS) + 1,
             "sandboxes": len(self._scene.names) + 1,
             "lines": lines,
         }
@@ -111,7 +112,7 @@ class Soak:
 
     async def _soak(self, faults: Faults) -> None:
         begin_s = time.monotonic()
-        things = faults.shuffled()
+        things = faults.shuffled(ending_every=10 if self._is_long else 1)
         while (at_s := time.monotonic() - begin_s) < self._length_s:
             faults.vary()
             name, do = next(things)

@@ -33,7 +33,7 @@ AT_A_TIME = 3
 
 #: Every file is put away several times in a run, and compressed; all of it is kept.
 ROTATION = {"rotate": {"size": "12KiB", "at_end": True}, "compress": "zstd"}
-ROTATED_AT_LEAST = 3
+ROTATED_AT_LEAST = 2
 
 #: So slowly that a file grows in many batches: one that makes it too large is in it whole.
 TRICKLE = Behaviour(bytes_per_s=400_000, piece_bytes=2048)

@@ -187,8 +187,8 @@ MUTANTS: tuple[Mutant, ...] = (
     Mutant(
         "a frame's checksum is not looked at",
         "forwarder/spool/frames.py",
-        "    if numbered(summed, frame_id, total_lines) != checksum:\n",
-        "    if False:\n",
+        "        matches = numbered(summed, frame_id, total_lines) == checksum\n",
+        "        matches = True\n",
         "tests/unit/spool/test_spool_frames.py::test_one_changed_bit_in_any_column_is_noticed",
     ),
     Mutant(
@@ -197,6 +197,29 @@ MUTANTS: tuple[Mutant, ...] = (
         "    sqlite3.SQLITE_LOCKED,\n",
         "    sqlite3.SQLITE_LOCKED,\n    sqlite3.SQLITE_IOERR,\n",
         "tests/unit/spool/test_spool_writer.py",
+    ),
+    Mutant(
+        "a spool that went back is not noticed",
+        "forwarder/spool/checks.py",
+        "    if mark is None or mark.last_frame_id <= own.last_frame_id:\n",
+        "    if True:\n",
+        "tests/unit/spool/test_spool_mark.py"
+        "::test_a_database_that_went_back_is_told_loudly_and_goes_on",
+    ),
+    Mutant(
+        "ids that were given before a spool went back are given again",
+        "forwarder/spool/checks.py",
+        '    connection.execute("UPDATE counter SET last_frame_id = ?", (mark.last_frame_id,))\n',
+        "",
+        "tests/unit/spool/test_spool_mark.py"
+        "::test_ids_that_were_given_before_it_went_back_are_never_given_again",
+    ),
+    Mutant(
+        "lines that a sink is just delivering are dropped for lack of room",
+        "forwarder/spool/dropping.py",
+        "        stays = any(after < place.id <= upto for after, upto in writing)\n",
+        "        stays = False\n",
+        "tests/unit/spool/test_spool_room.py::test_what_a_sink_was_handed_is_never_dropped",
     ),
     # Delivery -----------------------------------------------------------------------------------
     Mutant(
@@ -213,6 +236,23 @@ MUTANTS: tuple[Mutant, ...] = (
         "        end = target.file.measure(None).length_bytes\n"
         "        length_bytes = target.file.append(end, buffers)\n",
         f"{SINK_CRASHES}::test_every_byte_is_there_once_after_a_crash_at_any_call",
+    ),
+    Mutant(
+        "a file is put away before its bytes are confirmed",
+        "sinks/files/rotator.py",
+        "            if self._state.get(key) == value\n",
+        "            if True\n",
+        "tests/unit/sinks/test_file_rotation.py"
+        "::test_a_file_is_not_put_away_before_its_bytes_are_confirmed",
+    ),
+    Mutant(
+        "a number that a file on the disk has is taken again",
+        "sinks/files/rotator.py",
+        "        number = max(mark.put_away_as, highest + 1)\n"
+        "        found = target.file.measure(mark)\n",
+        "        number = mark.put_away_as\n        found = target.file.measure(mark)\n",
+        "tests/unit/sinks/test_file_rotation.py"
+        "::test_a_number_is_not_used_again_when_its_file_was_taken_away",
     ),
     Mutant(
         "a batch that a sink could not take is let go",

@@ -260,11 +260,6 @@ def test_whatever_ends_the_streams_of_a_running_sandbox_every_line_is_taken_once
         asyncio.run(run(Path(directory)))
 
 
-@pytest.mark.xfail(
-    strict=True,
-    reason="Taker.reopen compares the place with that of the disagreement just met, so lines taken"
-    " between two disagreements never reset their count; offsets are then not looked at",
-)
 def test_offsets_are_looked_at_as_long_as_new_lines_come_between_their_disagreements() -> None:
     taker = Taker(Checkpoint(), max_line_bytes=1 << 20, overlap_ns=0)
     for number in range(2 * MISTRUST_AFTER):

@@ -147,6 +147,7 @@ async def test_a_session_that_is_lost_is_put_together_again() -> None:
     source.stream(emit(LINE, session="A"), interrupted("SESSION_NOT_FOUND"))
     source.stream(emit(LINE, LINE.replace(b"05.", b"06."), session="B"))
     source.stream()
+    source.stream()
     text, told = await shown(source, follow=True)
     assert text == b"hello\nhello\n"
     assert [one for one in told if "gap" in one] == []

@@ -84,6 +84,7 @@ async def test_a_silent_stream_is_opened_again_where_it_was_and_at_once(
     source, silence = FakeSource(), Pause()
     source.stream(lines(1, session="A"), silence)
     source.stream(lines(2, session="A", offset=len(line(1))))
+    source.stream()
     source.stream(lines(1, 2))
     source.answer("s", ENDED)
     following = asyncio.create_task(scene.run(source))
@@ -104,6 +105,7 @@ async def test_now_and_then_a_silent_stream_is_opened_anew_for_its_session_may_b
     for silence in silences[1:]:
         source.stream(silence)
     source.stream(lines(1, 2, session="B"))
+    source.stream()
     source.stream(lines(1, 2))
     source.answer("s", RUNNING, ENDED)
     following = asyncio.create_task(scene.run(source))
@@ -126,6 +128,7 @@ async def test_a_stream_that_is_heard_is_not_probed_but_renewed_when_it_is_old(
         for one in (lines(number, session="A", offset=number * len(line(0))), pause)
     ]
     source.stream(*actions)
+    source.stream()
     source.stream()
     source.stream()
     source.answer("s", ENDED)
@@ -165,7 +168,9 @@ async def generations(scene: Scene) -> list[tuple[int, int]]:
 async def test_a_restarted_container_is_read_on_with_line_numbers_of_its_own(scene: Scene) -> None:
     source = FakeSource()
     source.stream(lines(1, 2, session="A"))
+    source.stream()
     source.stream(lines(8, 9, session="B"))
+    source.stream()
     source.stream(lines(8, 9))
     source.answer("s", restarted(1), restarted(1, SandboxState.COMPLETED))
     await scene.run(source)
@@ -180,6 +185,7 @@ async def test_a_container_that_was_restarted_unseen_leaves_a_gap_at_the_end_of_
     source = FakeSource()
     source.stream(SESSION_GONE)
     source.stream(lines(8, session="B"))
+    source.stream()
     source.stream(lines(8))
     source.answer("s", restarted(1), restarted(1, SandboxState.COMPLETED))
     await scene.run(source)
@@ -194,6 +200,7 @@ async def test_a_stream_is_opened_anew_while_nobody_says_whether_its_container_w
     source = FakeSource()
     source.stream(SESSION_GONE)
     source.stream(lines(2, 3, session="B"))
+    source.stream()
     source.stream(lines(2, 3))
     source.answer("s", SourceUnavailableError("down", code="unavailable"), ENDED)
     await scene.run(source)
@@ -211,6 +218,7 @@ async def test_a_message_that_nobody_can_read_is_given_up_with_a_gap_and_not_tri
     for _ in range(TOO_LARGE_MAX - 1):
         source.stream(TOO_LARGE)
     source.stream(lines(9, session="B"))
+    source.stream()
     source.stream(lines(9))
     source.answer("s", RUNNING, ENDED)
     await scene.run(source)
@@ -227,6 +235,7 @@ async def test_a_replay_gap_that_the_log_still_holds_is_filled_and_no_sink_hears
     source = FakeSource()
     source.stream(lines(1, session="A"), interrupted("REPLAY_GAP"))
     source.stream(lines(1, 2, session="B"))
+    source.stream()
     source.stream(lines(1, 2))
     source.answer("s", ENDED)
     await scene.run(source)
@@ -248,6 +257,7 @@ async def ends(scene: Scene) -> list[tuple[str, int]]:
 async def test_the_end_of_a_stream_is_a_record_behind_its_last_line_once(scene: Scene) -> None:
     source = FakeSource()
     source.stream(lines(1, 2, session="A"))
+    source.stream()
     source.stream(lines(1, 2))
     source.answer("s", ENDED)
     await scene.run(source)
@@ -341,7 +351,34 @@ async def test_a_follower_without_a_connection_never_reads_stored_logs(scene: Sc
     source = FakeSource()
     source.stream(lines(1, session="A"), UNREACHABLE)
     source.stream(emit(line(2), session="A", offset=len(line(1))))
+    source.stream()
     source.stream(lines(1, 2))
     source.answer("s", ENDED)
     await scene.run(source)
     assert stored.asked == []
+
+
+# Last words ---------------------------------------------------------------------------------------
+
+
+async def test_a_clean_end_is_doubted_once_and_what_the_session_still_holds_is_taken(
+    scene: Scene,
+) -> None:
+    source = FakeSource()
+    source.stream(lines(1, session="A"))
+    source.stream(lines(2, session="A", offset=len(line(1))))
+    source.stream(NOT_RUNNING)
+    source.answer("s", ENDED)
+    await scene.run(source)
+    assert await scene.shown() == [line(1), line(2)]
+
+
+async def test_a_session_that_is_gone_after_a_clean_end_is_no_gap(scene: Scene) -> None:
+    source = FakeSource()
+    source.stream(lines(1, session="A"))
+    source.stream(SESSION_GONE)
+    source.stream(NOT_RUNNING)
+    source.stream(NOT_RUNNING)
+    source.answer("s", ENDED)
+    await scene.run(source)
+    assert await scene.shown() == [line(1)]

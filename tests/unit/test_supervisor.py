@@ -295,6 +295,7 @@ async def test_a_real_follower_takes_a_stream_that_breaks_and_is_resumed_once(
     source.stream(emit(b"2026-01-02T03:04:05Z one\n2026-01", session="s"), silence, interrupted())
     source.stream(emit(b"-02T03:04:06Z two\n", session="s", offset=32))
     source.stream()
+    source.stream()
     source.answer("a", Sandbox("a", SandboxState.COMPLETED))
     metrics = Metrics()
     spool = await open_spool(StateDir(tmp_path), now=clock.time_ns)
@@ -322,6 +323,7 @@ async def test_a_real_follower_takes_a_stream_that_breaks_and_is_resumed_once(
     assert [(one.session_id, one.offset, one.follow) for one in source.requests] == [
         ("", 0, True),
         ("s", 32, True),
+        ("s", 50, True),
         ("", 0, False),
     ]
     assert source.open_streams == 0
