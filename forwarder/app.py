@@ -261,6 +261,7 @@ class Daemon:
         *,
         until_complete: bool = False,
         ending: Callable[[], None] = lambda: None,
+        failed: Callable[[BaseException], None] = lambda _: None,
     ) -> None:
         """Forward until told to stop, or until there is nothing more to come.
 
@@ -271,6 +272,7 @@ class Daemon:
             until_complete: Also stop when every selected sandbox has ended and every sink has
                 everything.
             ending: Told when it begins to end, because it was told to or failed; not of a restart.
+            failed: Told of the error, before everything is closed, which a broken disk may hold up.
 
         Raises:
             SpoolError: The spool failed; nothing more was acknowledged.
@@ -279,7 +281,9 @@ class Daemon:
         try:
             await self._run(stop, restart, ending, until_complete=until_complete)
         except BaseExceptionGroup as group:
-            raise _first(group) from group
+            error = _first(group)
+            failed(error)
+            raise error from group
 
     async def _run(
         self,
@@ -401,7 +405,7 @@ class Daemon:
             wanted.info,
             container=wanted.container,
             shared=self._followed,
-            begin=Begin(generation=wanted.generation),
+            begin=Begin(generation=wanted.generation, known=wanted.seen),
         )
 
     def _make_dispatcher(self, name: str, kind: SinkType, settings: SinkSettings) -> Dispatcher:

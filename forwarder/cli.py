@@ -22,7 +22,7 @@ from forwarder import errors, process, running
 from forwarder.logs import configure_logs, daemon_logs
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable, Iterator, Sequence
 
     from rich.console import RenderableType
 
@@ -115,8 +115,10 @@ def run(
         gc.freeze()
         stop = asyncio.Event()
 
+        failures: list[BaseException] = []
+
         def code() -> ExitCode:
-            return ExitCode.DONE if stop.is_set() else ExitCode.INTERNAL
+            return _end_code(failures, stopped=stop.is_set())
 
         with (
             daemon_logs(level=settings.log.level, form=settings.log.format) as log,
@@ -130,6 +132,7 @@ def run(
                     deadline,
                     until_complete=until_complete,
                     new_spool=new_spool,
+                    failed=failures.append,
                 )
             )
 
@@ -376,8 +379,15 @@ _EXIT_CODES: tuple[tuple[type[errors.ForwarderError], ExitCode], ...] = (
 )
 
 
-def _exit_code(error: errors.ForwarderError) -> ExitCode:
+def _exit_code(error: BaseException) -> ExitCode:
     return next((code for kind, code in _EXIT_CODES if isinstance(error, kind)), ExitCode.INTERNAL)
+
+
+def _end_code(failures: Sequence[BaseException], *, stopped: bool) -> ExitCode:
+    """What a daemon ends with that could not close everything: why it ended, not what hangs."""
+    if failures:
+        return _exit_code(failures[0])
+    return ExitCode.DONE if stopped else ExitCode.INTERNAL
 
 
 def _group_config(context: typer.Context, config: Path | None) -> Path:

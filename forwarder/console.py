@@ -194,8 +194,9 @@ class _ConsoleStore:
         """Whether the log is over and nothing of it could be read."""
         return self._end_unknown and not self._any_line
 
-    async def open_stream(self, info: StreamInfo) -> StreamRecord:
+    async def open_stream(self, info: StreamInfo, *, primary: bool = False) -> StreamRecord:
         """A stream that begins now."""
+        del primary
         return StreamRecord(1, info.key, Checkpoint(), StreamState.WAITING)
 
     async def commit(self, commits: Sequence[StreamCommit]) -> None:

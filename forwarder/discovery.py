@@ -26,6 +26,10 @@ if TYPE_CHECKING:
 
 _log = structlog.get_logger()
 
+#: How often a sandbox that is wanted by its id is looked at again once it was seen: it may have
+#: been given up meanwhile because the API did not know it for a while.
+SEEN_INTERVAL_S = 300.0
+
 #: How often it is said that the API does not tell which sandboxes there are.
 TROUBLE_INTERVAL_S = 60.0
 
@@ -104,6 +108,8 @@ def left_over(
     still be read is the follower's question, and if not, it says so with a gap.
     """
     named = {one.info.key for one in found}
+    # A stream without a container's name is that of the primary container, whose name is known now.
+    named |= {StreamKey(one.info.key.sandbox_id, "") for one in found if not one.container}
     return [
         Wanted(replace(info, attributes=selector.attributes), info.key.container, seen=False)
         for info in known
@@ -201,13 +207,17 @@ class Discovery:
                 self._note_seen()
             else:
                 self._found(selector, wanted)
-            if selector.id and all(one.seen for one in wanted):
-                return
-            # An id that is not known may be a key of another account's: look again, but slowly.
-            unknown_s = backoff.next_s() if selector.id else 0.0
-            if not selector.id:
-                backoff.reset()
-            await self._clock.sleep(max(self._interval_s, unknown_s))
+            await self._clock.sleep(max(self._interval_s, self._pause_s(selector, wanted, backoff)))
+
+    def _pause_s(self, selector: Selector, wanted: Sequence[Wanted], backoff: Backoff) -> float:
+        """How long to wait at least before the next look."""
+        if not selector.id:
+            backoff.reset()
+            return 0.0
+        if all(one.seen for one in wanted):
+            return SEEN_INTERVAL_S
+        # An id that is not known may be a key of another account's: look again, but slowly.
+        return backoff.next_s()
 
     def _note_failing(self, selector: Selector, error: Exception) -> None:
         if not self._failing:

@@ -8,11 +8,12 @@ its sandbox ended or is not known.
 from __future__ import annotations
 
 from contextlib import aclosing
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import structlog
 
-from forwarder.errors import SandboxNotRunningError, SourceError
+from forwarder.errors import SandboxNotFoundError, SandboxNotRunningError, SourceError
 from forwarder.following import Begin
 from forwarder.inquiry import Inquiry
 from forwarder.model import GapCause, StreamState
@@ -29,12 +30,18 @@ if TYPE_CHECKING:
 
     from forwarder.drafts import Take
     from forwarder.following import Followed
-    from forwarder.model import StreamInfo
+    from forwarder.model import Sandbox, StreamInfo
     from forwarder.source.interface import LogEntry, LogRequest
     from forwarder.stream_limits import WatchedStream
 
 #: An outage of the stored logs is waited out so many times, half an hour and more, and not longer.
 STORED_ATTEMPTS = 60
+
+#: A log that was refused for so long, of a sandbox that has ended, is not waited for any more.
+UNREAD_S = 7200.0
+
+#: The longest pause before it is tried again to open a stream of a sandbox that does not run yet.
+WAITING_S = 5.0
 
 
 class Follower:
@@ -117,7 +124,9 @@ class Follower:
         """
         # If this stream was followed before, in this process: all of that first.
         await self._intake.flush()
-        record = await self._shared.spool.open_stream(self.info)
+        primary = not self._container
+        record = await self._shared.spool.open_stream(self.info, primary=primary)
+        self.info = replace(self.info, key=record.key)
         if record.state is StreamState.COMPLETE:
             self._news.state = record.state
             return record.state
@@ -135,12 +144,12 @@ class Follower:
             inquiry=self._inquiry,
             taker=taker,
             stream_id=record.id,
-            given_up=record.state is StreamState.NOT_FOUND,
+            given_up=record.tail_missing,
         )
         if self._begin.follow:
             await self._follow(taker, opener)
         else:
-            await self._catch_up(taker, opener, read_to_end=False)
+            await self._catch_up(taker, opener)
         await self._intake.flush()
         return self.state
 
@@ -153,7 +162,7 @@ class Follower:
                 step = self._renew(opener, error)
                 continue
             step = next_step(error)
-            if step is Step.ASK:
+            if step is Step.ASK or opener.weary:
                 await self._ask(taker, opener, error)
             elif error is not None:
                 self._note_trouble(error)
@@ -235,6 +244,8 @@ class Follower:
         delay_s = self._backoff.next_s(error.retry_after_s if error else None)
         if step is Step.HOLD:
             delay_s = max(delay_s, self._hold.next_s())
+        elif self.state is StreamState.WAITING:
+            delay_s = min(delay_s, WAITING_S)  # it may begin any time, and not live for long
         self._shared.metrics.reconnected(step.value)
         await self._clock.sleep(delay_s)
 
@@ -242,22 +253,21 @@ class Follower:
 
     async def _ask(self, taker: Taker, opener: Reopener, error: SourceError | None) -> None:
         """The stream ended, or cannot be opened: let GetSandbox say why."""
+        await self._intake.flush()  # what is known of the stream's generation is in its checkpoint
         try:
             # A stream that could be opened goes on, also while the rest of the API fails.
-            sandbox = await self._inquiry.settle(
-                well_known=taker.holds_any, patient=error is not None, failed=self._note_trouble
+            sandbox = await self._settle(
+                taker, patient=error is not None and next_step(error) is Step.ASK
             )
         except SourceError as failure:
             self._note_trouble(failure)
             return
-        opener.known = sandbox
+        opener.heard(sandbox, after_clean_end=error is None)
         if sandbox is None:
             await self._close_unknown(taker, opener, error)
         elif sandbox.ended:
-            if error is None and opener.last_words():
-                return
-            refused = isinstance(error, SandboxNotRunningError) and opener.ended_cleanly
-            await self._catch_up(taker, opener, read_to_end=error is None or refused)
+            if error is not None or not opener.last_words():
+                await self._catch_up(taker, opener)
         else:
             waiting = isinstance(error, SandboxNotRunningError)
             self._note(
@@ -265,15 +275,22 @@ class Follower:
                 f"the sandbox is {sandbox.state.name}",
             )
 
-    async def _catch_up(self, taker: Taker, opener: Reopener, *, read_to_end: bool) -> None:
+    async def _settle(self, taker: Taker, *, patient: bool = True) -> Sandbox | None:
+        """What the API says of the sandbox; None when it does not know it, again and again."""
+        return await self._inquiry.settle(
+            well_known=taker.holds_any or self._begin.known,
+            patient=patient,
+            failed=self._note_trouble,
+        )
+
+    async def _catch_up(self, taker: Taker, opener: Reopener) -> None:
         """The sandbox ended: read what is left, without following, and finish.
 
-        Args:
-            taker: The stream's bytes.
-            opener: How the stream is opened.
-            read_to_end: Whether the stream had ended cleanly; if the API then refuses to be read
-                again nothing is missing (a stream that is already open runs to its end).
+        An outage is waited out. But a log that is refused for hours, of a sandbox that is known to
+        be over, will not come back: its runner is gone.
         """
+        begun_s = self._clock.monotonic_s()
+        read_to_end = opener.read_to_end
         while True:
             error = await self._read(taker, opener, Step.REOPEN, follow=False)
             if error is None:
@@ -281,25 +298,34 @@ class Follower:
                 self._ready += _some(take)
                 self._close(StreamState.COMPLETE, "")
                 return
-            if next_step(error) is Step.ASK:
+            step = next_step(error)
+            unread_s = self._clock.monotonic_s() - begun_s
+            gone = unread_s > UNREAD_S and step is not Step.HOLD and self._answered
+            if isinstance(error, SandboxNotRunningError) or gone:
                 await self._close_unread(taker, opener, read_to_end=read_to_end)
                 return
+            if step is Step.ASK and await self._settle(taker) is None:
+                await self._close_unknown(taker, opener, error)
+                return
             self._note_trouble(error)
-            await self._pause(next_step(error), error)
+            await self._pause(step, error)
 
     async def _close_unknown(
         self, taker: Taker, opener: Reopener, error: SourceError | None
     ) -> None:
         """The API does not know the sandbox, or no longer."""
-        if error is None or opener.ended_cleanly:
+        if opener.read_to_end:
             await self._close_unread(taker, opener, read_to_end=True)
             return
-        # Not for good: a key of another account knows no sandbox either, so a restart asks again.
-        anew = taker.holds_any and not opener.given_up
-        if anew:
+        # Not for good: a key of another account knows no sandbox either, so whoever sees it again
+        # follows it again. Until then a clean end is believed.
+        if error is None:
+            self._ready += _some(taker.keep_unfinished(self._clock.time_ns()))
+        elif taker.holds_any and not opener.given_up:
             await self._append_stored(taker, opener)
             self._ready.append(taker.give_up(GapCause.TAIL_UNKNOWN, self._clock.time_ns()))
-        self._log.error("sandbox not found", error=str(error))
+        anew = taker.holds_any and not opener.given_up
+        self._log.error("sandbox not found", **({"error": str(error)} if error else {}))
         self._close(StreamState.NOT_FOUND, "the API does not know this sandbox", record=anew)
 
     async def _close_unread(self, taker: Taker, opener: Reopener, *, read_to_end: bool) -> None:
@@ -316,7 +342,8 @@ class Follower:
     async def _append_stored(self, taker: Taker, opener: Reopener) -> None:
         """The stored logs may still have the end, or most of it."""
         backoff = self._new_backoff()
-        for _ in range(STORED_ATTEMPTS):
+        attempts = 0
+        while attempts < STORED_ATTEMPTS:
             pages = self._shared.stored.beyond(
                 self.info.key,
                 taker.checkpoint,
@@ -330,9 +357,14 @@ class Follower:
                         self._intake.offer(self, len(data))
                         if self._intake.full:
                             await self._intake.room()
+            except SandboxNotFoundError:
+                return
             except SourceError as error:
                 self._note_trouble(error)
-                await self._clock.sleep(backoff.next_s(error.retry_after_s))
+                held = next_step(error) is Step.HOLD
+                attempts += not held
+                wished_s = self._hold.next_s() if held else error.retry_after_s
+                await self._clock.sleep(backoff.next_s(wished_s))
             else:
                 return
 

@@ -47,12 +47,14 @@ class Begin:
         tail_lines: Only so many of the newest lines.
         follow: Whether to go on with what comes; else what is there is read once.
         generation: How often its container was restarted before.
+        known: Whether the API knew its sandbox when it was found.
     """
 
     since_ns: int | None = None
     tail_lines: int | None = None
     follow: bool = True
     generation: int = 0
+    known: bool = False
 
 
 @dataclass(frozen=True, slots=True)

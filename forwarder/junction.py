@@ -149,6 +149,19 @@ class Junction:
         return (self._reopening.generation or 0) > at.generation
 
 
+def goes_on(rest: bytes, data: bytes) -> bool:
+    """Whether `data` begins with the line of which `rest` is the beginning.
+
+    The stored form of a line has a stamp that is written in another way, maybe.
+    """
+    if data.startswith(rest):
+        return True
+    found, whole = parse_stamp(rest), parse_stamp(data)
+    if found is None or whole is None or found[0] != whole[0]:
+        return False
+    return data.startswith(rest[found[1] :], whole[1])
+
+
 def joined(blocks: Iterable[Block]) -> bytes:
     """The bytes of the blocks, one behind the other."""
     return b"".join(block.raw for block in blocks)

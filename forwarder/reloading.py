@@ -32,6 +32,7 @@ async def run_daemon(
     until_complete: bool = False,
     new_spool: bool = False,
     ending: Callable[[], None] = lambda: None,
+    failed: Callable[[BaseException], None] = lambda _: None,
 ) -> None:
     """Run a daemon, and on `reload` another one with the new configuration in its place.
 
@@ -53,13 +54,16 @@ async def run_daemon(
                     reload=reload,
                     until_complete=until_complete,
                     ending=ending,
+                    failed=failed,
                 )
-        except SpoolError as error:
+        except Exception as error:
             if new is settings:
                 raise
-            _log.error(
-                "new state_dir cannot be used, the old configuration stays", error=str(error)
-            )
+            if isinstance(error, SpoolError):
+                text = "new state_dir cannot be used, the old configuration stays"
+                _log.error(text, error=str(error))
+            else:
+                _log.exception("new configuration met a bug, the old one stays")
             new = settings
         else:
             manager.notify("RELOADING=1" if new is not None else "STATUS=stopped")
@@ -73,12 +77,13 @@ async def _run_until_reload(
     reload: asyncio.Event,
     until_complete: bool,
     ending: Callable[[], None],
+    failed: Callable[[BaseException], None],
 ) -> Settings | None:
     """Run a daemon to its end; the settings of the one that takes its place, or None."""
     restart = asyncio.Event()
     watching = asyncio.create_task(_watch_reload(reload, load, restart))
     try:
-        await daemon.run(stop, restart, until_complete=until_complete, ending=ending)
+        await daemon.run(stop, restart, until_complete=until_complete, ending=ending, failed=failed)
     finally:
         watching.cancel()
         await asyncio.gather(watching, return_exceptions=True)

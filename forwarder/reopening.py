@@ -13,7 +13,7 @@ from forwarder.errors import LogStreamError
 from forwarder.following import Begin
 from forwarder.model import GapCause
 from forwarder.source.interface import LogRequest
-from forwarder.source.resume import SECOND_NS, Step, since_ns
+from forwarder.source.resume import SECOND_NS, Step, next_step, since_ns
 from forwarder.taker import Reopening
 
 if TYPE_CHECKING:
@@ -33,6 +33,9 @@ RESUMES_MAX = 3
 #: A message that is too large is met so often before what it holds is given up.
 TOO_LARGE_MAX = 3
 
+#: A stream that was refused so often in a row, for whatever reason, is asked about.
+ASK_AFTER = 8
+
 #: Of the probes of a silent stream the second is a new stream, and then every tenth: a session may
 #: be stuck while a new one works, but a re-read is not for free.
 FRESH_PROBE_EVERY = 10
@@ -44,6 +47,7 @@ class Reopener:
 
     Attributes:
         given_up: Whether the stream's end was declared missing, and nothing of it came since.
+        read_to_end: Whether this life of the container is over, and was read to a clean end.
         known: What the API has just said of the sandbox; used once instead of asking again.
     """
 
@@ -71,18 +75,19 @@ class Reopener:
         self._taker = taker
         self._stream_id = stream_id
         self._fruitless = 0
+        self._refused = 0
         self._silent_probes = 0
         self._too_large = 0
-        self._read_to_end = False
+        self.read_to_end = False
         self._last_words_of = -1
 
     # What happened -------------------------------------------------------------------------------
 
     def ended(self, error: SourceError | None, *, answered: bool) -> None:
         """A stream ended, or could not be opened."""
-        if not answered:
-            self._fruitless = 0  # nobody answered, so nobody refused: the session may live
-        self._read_to_end |= error is None
+        if not answered or next_step(error) is Step.HOLD:
+            self._fruitless = 0  # nobody has refused the session: it may live
+        self._refused = self._refused + 1 if answered and error is not None else 0
         if isinstance(error, LogStreamError) and error.code == GapCause.REPLAY_GAP.name:
             self._taker.doubt()
         if error is not None and error.reason == "MESSAGE_TOO_LARGE":
@@ -90,9 +95,18 @@ class Reopener:
 
     def received(self) -> None:
         """Something came, new or not."""
-        self._fruitless = 0
-        self._read_to_end = False
-        self.given_up = False
+        self._fruitless = self._refused = 0
+        self.read_to_end = self.given_up = False
+
+    def heard(self, sandbox: Sandbox | None, *, after_clean_end: bool) -> None:
+        """The API was asked why a stream ended."""
+        self.known = sandbox
+        self._refused = 0
+        if sandbox is not None:
+            # A clean end is the log's only when its container turns out to be over. Else the stream
+            # was cut, and whatever ends it later says nothing about what came in between.
+            over = sandbox.ended or self._restarted
+            self.read_to_end = over and (after_clean_end or self.read_to_end)
 
     def progressed(self) -> None:
         """Something new came."""
@@ -108,9 +122,9 @@ class Reopener:
         return Step.RESUME if resumable else Step.REOPEN
 
     @property
-    def ended_cleanly(self) -> bool:
-        """Whether nothing came since the stream's clean end."""
-        return self._read_to_end
+    def weary(self) -> bool:
+        """Whether the stream was refused so often that it may be over without saying so."""
+        return self._refused >= ASK_AFTER
 
     def last_words(self) -> bool:
         """Whether to read the session of a life that is over once more.
@@ -148,7 +162,7 @@ class Reopener:
         skip_ns = self._skip_ns
         reopening = Reopening(
             await self._generation(),
-            read_to_end=self._read_to_end,
+            read_to_end=self.read_to_end,
             given_up=self.given_up,
             skipping=skip_ns > 0,
         )

@@ -103,6 +103,7 @@ async def run_until_stopped(
     *,
     until_complete: bool,
     new_spool: bool,
+    failed: Callable[[BaseException], None],
 ) -> None:
     """Run the daemon until `stop` is set, by a signal or by somebody else.
 
@@ -113,6 +114,7 @@ async def run_until_stopped(
         deadline: Armed when the end begins.
         until_complete: End when everything is delivered.
         new_spool: Begin with a new spool.
+        failed: Told of what ends the daemon, before everything is closed.
 
     Raises:
         SpoolError: The spool failed.
@@ -137,6 +139,7 @@ async def run_until_stopped(
             until_complete=until_complete,
             new_spool=new_spool,
             ending=deadline.arm,
+            failed=failed,
         )
 
 

@@ -42,6 +42,7 @@ class Supervisor:
         self._tasks: dict[StreamKey, asyncio.Task[None]] = {}
         self._finished: dict[StreamKey, StreamState] = {}
         self._given_up_s: dict[StreamKey, float] = {}
+        self._primaries: dict[str, StreamKey] = {}
         self._listed: dict[Selector, Sequence[Wanted]] = {}
         self._failure: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self._changed = asyncio.Event()
@@ -71,6 +72,10 @@ class Supervisor:
             key = one.info.key
             if key in self._tasks or not (key not in self._finished or self._is_back(one)):
                 continue
+            if not one.container:
+                if self._primaries.get(key.sandbox_id, key) in self._tasks:
+                    continue  # the same container, followed before its name was known
+                self._primaries[key.sandbox_id] = key
             self._finished.pop(key, None)
             self._tasks[key] = asyncio.create_task(self._keep(one), name=f"follow {key}")
 
@@ -141,6 +146,8 @@ class Supervisor:
         if state is StreamState.NOT_FOUND:
             self._given_up_s[key] = self._clock.monotonic_s()
         del self._tasks[key]
+        if self._primaries.get(key.sandbox_id) == key:
+            del self._primaries[key.sandbox_id]
         self._changed.set()
 
     def _fail(self, error: SpoolError) -> None:

@@ -10,7 +10,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from forwarder.drafts import Doubt, Take, TakeDraft
-from forwarder.junction import Junction, Reopening, joined
+from forwarder.junction import Junction, Reopening, goes_on, joined
 from forwarder.model import GapCause
 from forwarder.source.lines import LineCutter
 from forwarder.source.overlap import Overlap
@@ -173,7 +173,7 @@ class Taker:
         self._overlap, junction.pending = None, False
         self._cutter = LineCutter(self._max_line_bytes, last_stamp_ns=self.checkpoint.last_stamp_ns)
         draft = TakeDraft(self.checkpoint, now_ns)
-        if data and not data.startswith(joined(junction.unfinished)):
+        if data and not goes_on(joined(junction.unfinished), data):
             junction.add_unfinished(draft, ended=True)
         if data:
             junction.unfinished = []

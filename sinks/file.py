@@ -236,7 +236,8 @@ class FileSink:
         """Files written longest ago need no mark: they are confirmed to their very end.
 
         Should one be met again, its length then is where it goes on. A file of an earlier run may
-        have bytes of a batch that has yet to come again: it is looked at.
+        have bytes of a batch that has yet to come again: it is looked at. What no file tells is
+        whose line it ends in the middle of: that is remembered for as long as there is the file.
         """
         for key in written:
             self._remembered[key] = True
@@ -259,10 +260,12 @@ class FileSink:
         mark = Mark.decode(value)
         if mark.put_away_as:
             return [key]
-        if self._remembered[key]:
-            return []
         file = self._pool.file(key.removeprefix(KEY_PREFIX))
-        return [key] if file.is_longer_than(mark.length_bytes) else []
+        if mark.goes_on:
+            is_needed = file.is_there()
+        else:
+            is_needed = not self._remembered[key] and file.is_longer_than(mark.length_bytes)
+        return [key] if is_needed else []
 
 
 def _encoded(marks: Mapping[str, Mark]) -> dict[str, bytes]:

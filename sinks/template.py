@@ -16,6 +16,8 @@ from datetime import UTC, datetime
 from functools import lru_cache
 from typing import TYPE_CHECKING
 
+from sinks.shapes import SAFE_BYTES, Shape
+
 if TYPE_CHECKING:
     from sinks.interface import Stream
 
@@ -31,13 +33,10 @@ _MAX_COMPONENT_BYTES = 240  # leaves room for what is put behind a name: `.gz`, 
 _DIGEST_CHARACTERS = 32
 _MIN_VALUE_BYTES = _DIGEST_CHARACTERS + 8
 
-#: What stands for them in a pattern; also for what may be there in their place.
+#: What stands for them in a pattern.
 _STAMP_PATTERNS = {"date": "[0-9]{4}-[0-9]{2}-[0-9]{2}", "hour": "[0-9]{2}"}
-_DIGIT, _VALUE = "digit", "value"
-_DIGITS = frozenset("0123456789")
 
 _TOKEN = re.compile(r"\{\{|\}\}|\{([^{}]*)\}|[{}]|[^{}]+")
-_SAFE = frozenset(b"abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789._-")
 _NS_PER_S = 1_000_000_000
 
 
@@ -94,9 +93,22 @@ class Template:
             )
         )
 
+    @property
+    def shape(self) -> Shape:
+        """What all of its paths look like, whatever the values."""
+        shape = Shape()
+        for part in self._parts:
+            if isinstance(part, str):
+                shape = shape.text(part)
+            elif part.name == "date":
+                shape = shape.digits(4).text("-").digits(2).text("-").digits(2)
+            else:
+                shape = shape.digits(2) if part.name == "hour" else shape.value()
+        return shape
+
     def may_meet(self, other: Template) -> bool:
         """Whether some values give a path of this template and of the other one, too."""
-        return _may_meet(_signs(self._parts), _signs(other._parts))
+        return self.shape.may_meet(other.shape)
 
     @property
     def root(self) -> str:
@@ -130,7 +142,7 @@ def safe_name(value: str, max_bytes: int = MAX_VALUE_BYTES) -> str:
         return "~empty"
     data = value.encode("utf-8", "surrogatepass")
     name = "".join(
-        chr(byte) if byte in _SAFE and not (index == 0 and byte in b".-") else f"~{byte:02x}"
+        chr(byte) if byte in SAFE_BYTES and not (index == 0 and byte in b".-") else f"~{byte:02x}"
         for index, byte in enumerate(data)
     )
     if len(name) <= max_bytes:
@@ -145,49 +157,6 @@ def _values(stream: Stream) -> dict[str, str]:
         "container": stream.container,
         "display_name": stream.display_name,
     }
-
-
-def _signs(parts: tuple[str | _Field, ...]) -> list[str]:
-    """One sign for each character: itself, any digit, or any text of one character or more."""
-    signs: list[str] = []
-    for part in parts:
-        if isinstance(part, str):
-            signs.extend(part)
-        elif part.name in _STAMP_FIELDS:
-            date = [_DIGIT] * 4 + ["-", *[_DIGIT] * 2] * 2
-            signs.extend(date if part.name == "date" else [_DIGIT] * 2)
-        else:
-            signs.append(_VALUE)
-    return signs
-
-
-def _may_meet(ours: list[str], theirs: list[str]) -> bool:
-    """Whether some text has both shapes: both are walked at once, a value as often as it likes."""
-    reached = {(0, 0)}
-    waiting = [(0, 0)]
-    while waiting:
-        i, j = waiting.pop()
-        if i == len(ours) and j == len(theirs):
-            return True
-        if i == len(ours) or j == len(theirs) or not _may_agree(ours[i], theirs[j]):
-            continue
-        steps = {(i + 1, j + 1)}
-        steps |= {(i, j + 1)} if ours[i] == _VALUE else set()
-        steps |= {(i + 1, j)} if theirs[j] == _VALUE else set()
-        waiting.extend(steps - reached)
-        reached |= steps
-    return False
-
-
-def _may_agree(one: str, other: str) -> bool:
-    """Whether one character fits both signs."""
-    if one == _VALUE:
-        return other in {_DIGIT, _VALUE, "~"} or (other.isascii() and ord(other) in _SAFE)
-    if other == _VALUE:
-        return _may_agree(other, one)
-    if _DIGIT in {one, other}:
-        return one == other or (one + other).replace(_DIGIT, "") in _DIGITS
-    return one == other
 
 
 def _scan(text: str) -> tuple[str | _Field, ...]:

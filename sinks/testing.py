@@ -28,7 +28,8 @@ class MemoryState:
     """A `SinkState` that plays the spool: it keeps what was remembered and what was committed.
 
     A crash loses the changes that `write` returned and that nobody committed, and nothing else:
-    simply open a new sink on the same state.
+    simply open a new sink on the same state. A power cut may lose what was committed since the last
+    `remember`, with the cursor: give a new state earlier `values`, and deliver again from there.
     """
 
     def __init__(self, values: Mapping[str, bytes] | None = None) -> None:
@@ -163,8 +164,8 @@ class SlowSink:
     """Waits in every `write` until it is released.
 
     Attributes:
-        entered: Set while a write waits, or has waited.
-        release: Set it to let writes through.
+        entered: Set as soon as a first write has come; nobody clears it.
+        release: Set it to let writes through, from then on all of them.
     """
 
     def __init__(self, inner: Sink | None = None) -> None:
@@ -196,7 +197,7 @@ def slice_of(
     ended: bool = True,
     generation: int = 0,
 ) -> Slice:
-    """A slice of lines given as (stamp in nanoseconds, text).
+    """A slice of lines given as (stamp in nanoseconds, text), received at the latest of the stamps.
 
     Args:
         lines: For a part, exactly one.
@@ -239,7 +240,7 @@ def gap_of(
     missing_bytes: int | None = None,
     generation: int = 0,
 ) -> Slice:
-    """A gap record that stands before the line of this number."""
+    """A gap record before the line of this number, with every key that the engine's have."""
     return Slice(
         stream=stream,
         first_line=first_line,
@@ -251,15 +252,16 @@ def gap_of(
             "kind": kind,
             "cause": cause,
             "bounds": bounds,
+            "generation": generation,
             "after_line": first_line - 1,
             "before_line": before_line,
             "from_stamp_ns": from_stamp_ns,
             "to_stamp_ns": to_stamp_ns,
             "from_offset": from_offset,
             "to_offset": to_offset,
+            "missing_bytes": missing_bytes,
             "noticed_ns": noticed_ns,
             "filled_ns": filled_ns,
-            "missing_bytes": missing_bytes,
         },
         generation=generation,
     )
@@ -273,7 +275,7 @@ def end_of(
     ended_ns: int = 1,
     generation: int = 0,
 ) -> Slice:
-    """An end record: the stream had so many lines, and none follows."""
+    """An end record: the stream had `first_line` lines, and none follows."""
     return Slice(
         stream=stream,
         first_line=first_line,

@@ -38,6 +38,11 @@ class StateDir:
         return self.path / "spool.id"
 
     @property
+    def renewed(self) -> Path:
+        """A new spool that is complete and not in its place yet; see `forwarder.spool.renewal`."""
+        return self.path / "spool.renewed"
+
+    @property
     def mark(self) -> Path:
         """How far the spool had come; see `forwarder.spool.mark`."""
         return self.path / "spool.mark"

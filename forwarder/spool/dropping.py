@@ -12,7 +12,6 @@ from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
 from forwarder.model import FrameKind, Gap, GapBounds, GapCause, GapKind
-from forwarder.spool.frames import HOLDS_LINES
 from forwarder.spool.giving_up import PLACE_COLUMNS, Place, gap_at, lines_in, neighbour, put_gap
 from forwarder.spool.statements import INSERT_GAP, gap_row
 
@@ -144,11 +143,14 @@ def drop_oldest(
 def drop_tails(
     connection: sqlite3.Connection, *, enough: Callable[[sqlite3.Connection], bool]
 ) -> int:
-    """Give up what is kept only for comparison, oldest first; returns the newest id, or 0."""
+    """Give up what is kept only for comparison, oldest first; returns the newest id, or 0.
+
+    The records between lines go with them: what is left of a stream is all that came behind.
+    """
     everyone = connection.execute("SELECT min(cursor) FROM sink WHERE retired_ns = 0").fetchone()[0]
     newest_id = 0
     rows = connection.execute(
-        f"SELECT {PLACE_COLUMNS} FROM frame WHERE id <= ? AND {HOLDS_LINES} ORDER BY id",  # noqa: S608 - constants
+        f"SELECT {PLACE_COLUMNS} FROM frame WHERE id <= ? ORDER BY id",  # noqa: S608 - a constant
         (everyone or 0,),
     ).fetchall()
     for place in (Place(*row) for row in rows):
@@ -166,6 +168,15 @@ def drop_tails(
             (place.lines, place.raw_bytes),
         )
     return newest_id
+
+
+def is_any_pending(connection: sqlite3.Connection) -> bool:
+    """Whether some sink has not got something; without a sink everything waits for one."""
+    row = connection.execute(
+        "SELECT coalesce(min(cursor), 0) < (SELECT coalesce(max(id), 0) FROM frame)"
+        " FROM sink WHERE retired_ns = 0"
+    ).fetchone()
+    return bool(row[0])
 
 
 def _places(connection: sqlite3.Connection, after_id: int) -> Iterator[Place]:

@@ -26,6 +26,7 @@ __all__ = [
     "make_database",
     "spool_id",
     "sync_directory",
+    "write_marker",
 ]
 
 #: What to do about a spool that is refused. Nothing is deleted by it.
@@ -224,6 +225,11 @@ def _mark(state: StateDir, own_id: str) -> None:
                 f" remove the marker if the exchange was meant, else {ADVICE}"
             )
         return
+    write_marker(state, own_id)
+
+
+def write_marker(state: StateDir, own_id: str) -> None:
+    """Say durably which spool this directory has, in place of what was said before."""
     partial = state.marker.with_suffix(".partial")
     descriptor = os.open(partial, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600)
     try:

@@ -14,7 +14,8 @@ import structlog
 
 from forwarder.errors import SpoolUnavailableError
 from forwarder.spool import statements
-from forwarder.spool.dropping import Dropped, drop_oldest, drop_tails
+from forwarder.spool.checkpoint import cut_off
+from forwarder.spool.dropping import Dropped, drop_oldest, drop_tails, is_any_pending
 from forwarder.spool.overview import Usage, usage
 from forwarder.spool.pruning import give_space_back
 from forwarder.spool.writer import SpoolFullError
@@ -81,6 +82,7 @@ class Gate:
         self._used_bytes = limits.max_bytes or 0  # until it is measured
         self._at_limit = False
         self._alarmed = False
+        self._tails_dropped = False
 
     async def enter(self) -> None:
         """Return when new lines may be stored.
@@ -93,8 +95,9 @@ class Gate:
         limit = self._limits.max_bytes
         if limit is None or (self._used_bytes < limit and not self._at_limit):
             return
-        used_bytes = await self._make_room()
-        self._at_limit = used_bytes >= (self._limits.go_on_bytes if self._at_limit else limit)
+        below_bytes = self._limits.go_on_bytes if self._at_limit else limit
+        used_bytes = await self._make_room(below_bytes)
+        self._at_limit = used_bytes >= below_bytes
         if self._at_limit:
             await self._refuse(
                 f"the spool has reached max_size ({used_bytes} of {limit} bytes);"
@@ -127,7 +130,7 @@ class Gate:
                 raise
             # First of all the log is copied back: then it is free, and the room is not used up.
             with contextlib.suppress(SpoolUnavailableError):
-                await self._writer.run(_shorten_log, alone=True)
+                await self._writer.run(cut_off, alone=True)
             return await self._writer.run(work, committed)
 
     async def look(self, used: Usage) -> None:
@@ -140,7 +143,7 @@ class Gate:
         if limit is not None and self._limits.drop_oldest and used.used_bytes >= limit:
             # A commit may go over the limit, and it may be the last one for long.
             with contextlib.suppress(SpoolUnavailableError):
-                self._used_bytes = await self._make_room()
+                self._used_bytes = await self._make_room(limit)
         alarming = used.wal_bytes > WAL_ALARM_BYTES
         if alarming and not self._alarmed:
             _log.error(
@@ -154,37 +157,62 @@ class Gate:
         with contextlib.suppress(SpoolUnavailableError):
             more = True
             while more:
-                await self._writer.run(_shorten_log, alone=True)
+                await self._writer.run(cut_off, alone=True)
                 more = not await asyncio.to_thread(self._ballast.make)
                 more = more and await self._writer.run(
                     lambda connection: give_space_back(connection, keep_pages=0)
                 )
 
-    async def _make_room(self) -> int:
-        """Do what may be done about the size; returns what is used then."""
-        limit = self._limits.max_bytes or 0
-        with contextlib.suppress(SpoolUnavailableError):
-            await self._writer.run(_shorten_log, alone=True)
-        used_bytes = (await self._writer.run(usage)).used_bytes
-        if not self._limits.drop_oldest or used_bytes < limit:
+    async def _make_room(self, below_bytes: int) -> int:
+        """Do what may be done to use less than this; returns what is used then."""
+        used_bytes = await self._measure()
+        if used_bytes < below_bytes:
             return used_bytes
-        async with self.turn:
-            handed = dict(self.handed)
-            now_ns = self._now()
-            await self.essential(
-                lambda connection: drop_oldest(
-                    connection, handed=handed, enough=self._enough, now_ns=now_ns
-                ),
-                self._dropped,
-            )
-            used_bytes = (await self._writer.run(usage)).used_bytes
-            if used_bytes >= limit:
-                await self.essential(
-                    lambda connection: drop_tails(connection, enough=self._enough), self._forget
-                )
+        if self._limits.drop_oldest:
+            async with self.turn:
+                await self._drop_oldest(below_bytes)
+        else:
+            await self.essential(self._drop_mere_tails, self._dropped_tails)
+        return await self._measure()
+
+    async def _measure(self) -> int:
+        """What is used, once the log is copied back and cut off."""
         with contextlib.suppress(SpoolUnavailableError):
-            await self._writer.run(_shorten_log, alone=True)
+            await self._writer.run(cut_off, alone=True)
         return (await self._writer.run(usage)).used_bytes
+
+    async def _drop_oldest(self, below_bytes: int) -> None:
+        handed = dict(self.handed)
+        now_ns = self._now()
+        await self.essential(
+            lambda connection: drop_oldest(
+                connection, handed=handed, enough=self._enough, now_ns=now_ns
+            ),
+            self._dropped,
+        )
+        if (await self._writer.run(usage)).used_bytes >= below_bytes:
+            await self.essential(
+                lambda connection: drop_tails(connection, enough=self._enough), self._forget
+            )
+
+    def _drop_mere_tails(self, connection: sqlite3.Connection) -> int:
+        """Give tails up, but only when nothing else is left: else a sink is going to make room.
+
+        A tail is cut by the stamps of what comes in, and nothing does: it would stay for ever.
+        """
+        if is_any_pending(connection):
+            return 0
+        return drop_tails(connection, enough=self._enough)
+
+    def _dropped_tails(self, newest_id: int) -> None:
+        self._forget(newest_id)
+        if newest_id and not self._tails_dropped:
+            self._tails_dropped = True
+            _log.warning(
+                "max_size is too small for what is kept to compare a re-read with: less is kept,"
+                " so a stream that breaks may have gaps; told once",
+                max_bytes=self._limits.max_bytes,
+            )
 
     def _enough(self, connection: sqlite3.Connection) -> bool:
         return usage(connection).used_bytes < self._limits.drop_to_bytes
@@ -210,13 +238,3 @@ class Gate:
         with contextlib.suppress(SpoolUnavailableError):
             await self.essential(lambda connection: statements.note(connection, NOTE, text, now_ns))
             self._told = text
-
-
-def _shorten_log(connection: sqlite3.Connection) -> None:
-    """Copy the log into the database and cut it off; no reader in the way is waited for."""
-    timeout_ms = connection.execute("PRAGMA busy_timeout").fetchone()[0]
-    connection.execute("PRAGMA busy_timeout = 0")
-    try:
-        connection.execute("PRAGMA wal_checkpoint(TRUNCATE)")
-    finally:
-        connection.execute(f"PRAGMA busy_timeout = {timeout_ms}")

@@ -20,7 +20,7 @@ from forwarder.spool.statements import INSERT_FRAME, INSERT_GAP, frame_row, gap_
 
 if TYPE_CHECKING:
     import sqlite3
-    from collections.abc import Sequence
+    from collections.abc import Iterable, Sequence
 
 #: The columns of `frame` that make a `Place`.
 PLACE_COLUMNS = (
@@ -107,7 +107,10 @@ def gap_at(connection: sqlite3.Connection, place: Place) -> Gap | None:
 
 
 def put_gap(connection: sqlite3.Connection, last: Place, gap: Gap, now_ns: int) -> int:
-    """Store a gap record in the place of a deleted frame; returns the record's size in bytes."""
+    """Store a gap record in the place of a deleted frame; returns the record's size in bytes.
+
+    A record of ours that held no lines takes nothing from the stream's tail with it.
+    """
     draft = FrameDraft(
         FrameKind.GAP,
         orjson.dumps(gap.record()),
@@ -122,10 +125,11 @@ def put_gap(connection: sqlite3.Connection, last: Place, gap: Gap, now_ns: int) 
     )
     packed = pack_draft(last.stream_id, draft)
     connection.execute(INSERT_FRAME, frame_row(last.id, packed, last.total_lines))
-    connection.execute(
-        "UPDATE stream SET pruned_ns = max(pruned_ns, ?) WHERE id = ?",
-        (last.high_stamp_ns, last.stream_id),
-    )
+    if lines_in(gap) or last.kind not in (FrameKind.GAP, FrameKind.END):
+        connection.execute(
+            "UPDATE stream SET pruned_ns = max(pruned_ns, ?) WHERE id = ?",
+            (last.high_stamp_ns, last.stream_id),
+        )
     return len(draft.raw)
 
 
@@ -181,7 +185,7 @@ def damage_gap(connection: sqlite3.Connection, place: Place, now_ns: int) -> Gap
         SpoolUntrustedError: There is no such stream.
     """
     stream = connection.execute(
-        "SELECT generation, next_line FROM stream WHERE id = ?", (place.stream_id,)
+        "SELECT generation, next_line, pruned_ns FROM stream WHERE id = ?", (place.stream_id,)
     ).fetchone()
     if stream is None:
         raise SpoolUntrustedError(f"frame {place.id} is damaged, and so is whose it is; {ADVICE}")
@@ -196,7 +200,9 @@ def damage_gap(connection: sqlite3.Connection, place: Place, now_ns: int) -> Gap
     told = (place.first_line, place.end_line)
     first = told[0] if start is None else start
     last = max(first, told[1] if end is None else end)
-    exact = told == (first, last) or (start is not None and end is not None and last > first)
+    first, last = _undeclared(connection, replace(place, generation=generation), first, last)
+    complete = before is not None and start is not None and stream[2] < before.high_stamp_ns
+    exact = end is not None and (told == (first, last) or (complete and last > first))
     return Gap(
         GapCause.SPOOL_DAMAGED,
         after_line=first - 1,
@@ -217,11 +223,40 @@ def _start(before: Place | None, generation: int) -> int | None:
     return before.end_line if before.generation == generation else 0
 
 
-def _end(after: Place | None, generation: int, stream: tuple[int, int]) -> int | None:
+def _end(after: Place | None, generation: int, stream: tuple[int, int, int]) -> int | None:
     """The first line behind; the stream's position says so of its newest frame."""
     if after is not None:
         return after.first_line if after.generation == generation else None
     return stream[1] if stream[0] == generation else None
+
+
+def _undeclared(
+    connection: sqlite3.Connection, place: Place, first: int, last: int
+) -> tuple[int, int]:
+    """The lines between a frame's neighbours, less those that were given up before.
+
+    The records of these may be deleted, and then the neighbours are further away than the frame's
+    lines are. What the frame says of itself is believed as far as the rest is declared already.
+    """
+    rows = connection.execute(
+        "SELECT after_line + 1, before_line FROM gap"
+        " WHERE stream_id = ? AND generation = ? AND kind = ? ORDER BY after_line",
+        (place.stream_id, place.generation, GapKind.DROPPED),
+    ).fetchall()
+    if place.first_line <= last and _covered(rows, first, place.first_line):
+        first = max(first, place.first_line)
+    # A record of ours says nothing of how many lines were given up for it.
+    if place.lines and first <= place.end_line and _covered(rows, place.end_line, last):
+        last = min(last, place.end_line)
+    return first, last
+
+
+def _covered(ranges: Iterable[tuple[int, int]], first: int, last: int) -> bool:
+    """Whether ranges, by where they begin, leave none of these lines out."""
+    for start, end in ranges:
+        if start <= first < end:
+            first = end
+    return first >= last
 
 
 def recount(connection: sqlite3.Connection) -> None:

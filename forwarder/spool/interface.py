@@ -28,12 +28,18 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True)
 class StreamRecord:
-    """A stream as the spool knows it."""
+    """A stream as the spool knows it.
+
+    Attributes:
+        key: Its identity; of a primary container whose name was not known at first, without one.
+        tail_missing: Whether its end was declared missing, and was not found since.
+    """
 
     id: int
     key: StreamKey
     checkpoint: Checkpoint
     state: StreamState
+    tail_missing: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -201,8 +207,12 @@ class SpoolOverview:
 class StreamStore(Protocol):
     """Where followers put what they take: all of the spool that following needs."""
 
-    async def open_stream(self, info: StreamInfo) -> StreamRecord:
-        """The stream of this identity, made when new; its attributes become `info`'s."""
+    async def open_stream(self, info: StreamInfo, *, primary: bool = False) -> StreamRecord:
+        """The stream of this identity, made when new; its attributes become `info`'s.
+
+        A primary container that was followed before its name was known stays the stream that it
+        was; nothing of it comes twice.
+        """
         ...
 
     async def commit(self, commits: Sequence[StreamCommit]) -> None:

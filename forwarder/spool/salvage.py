@@ -1,7 +1,4 @@
-"""`--new-spool`: a spool that cannot be used is set aside, and what can be read of it carried over.
-
-Nothing is deleted. The new database is made whole beside the old one before anything is moved, so a
-kill in the middle leaves either the old spool in its place or a new one that is complete.
+"""What can be read of a spool that cannot be used is carried over into a new one.
 
 Ids, positions and cursors stay what they were. What cannot be read of the frames that some sink had
 not got becomes gap records, as far as anything still tells whose they were.
@@ -13,12 +10,10 @@ import dataclasses
 import sqlite3
 from contextlib import closing
 from dataclasses import dataclass
-from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
-from forwarder.errors import SpoolUntrustedError
 from forwarder.model import FrameKind, Gap, GapBounds, GapCause, GapKind
-from forwarder.spool.files import StateDir, make_database, sync_directory
+from forwarder.spool.files import StateDir
 from forwarder.spool.frames import COLUMNS, FrameDamagedError, unpack
 from forwarder.spool.giving_up import Place, lines_in, put_gap, recount, with_lost_lines
 from forwarder.spool.mark import read_mark
@@ -28,7 +23,6 @@ from forwarder.spool.wreck import read_frames_of_wreck, read_rows
 
 if TYPE_CHECKING:
     from collections.abc import Container, Iterable, Iterator
-    from pathlib import Path
 
     from forwarder.spool.wreck import FoundFrame
 
@@ -71,69 +65,20 @@ class SalvageReport:
         return dataclasses.asdict(self)
 
 
-def renew(state: StateDir, *, now_ns: int) -> SalvageReport:
-    """Set the spool of a locked directory aside, and put a new one in its place.
-
-    Raises:
-        SpoolUntrustedError: The directory itself cannot be written.
-    """
-    try:
-        return _renew(state, now_ns)
-    except (OSError, sqlite3.Error) as error:
-        raise SpoolUntrustedError(f"no new spool can be made in {state.path}: {error}") from error
-
-
-def _renew(state: StateDir, now_ns: int) -> SalvageReport:
-    made = state.path / "spool.renewed"
-    report = SalvageReport()
-    if not (made.exists() and not state.database.exists()):  # else a kill came between
-        partial = state.path / "spool.partial"
-        make_database(partial)
-        with closing(sqlite3.connect(partial, isolation_level=None)) as new:
-            new.execute("PRAGMA synchronous = FULL")
-            new.execute("BEGIN")
-            _carry_over(state, new, report, now_ns)
-            new.execute("COMMIT")
-        partial.replace(made)
-        sync_directory(state.path)
-    report.set_aside = _set_aside(state, now_ns)
-    made.replace(state.database)
-    sync_directory(state.path)
-    return report
-
-
-def _set_aside(state: StateDir, now_ns: int) -> str:
-    """Move what there is of the old spool; the marker last, so that it is never taken for none."""
-    shared = state.path / "spool.db-shm"
-    files = [state.database, state.wal, shared, state.mark, state.marker]
-    there = [path for path in files if path.exists() or path.is_symlink()]
-    if not there:
-        return ""
-    when = datetime.fromtimestamp(now_ns / 1e9, UTC).strftime("%Y%m%dT%H%M%SZ")
-    aside = _unused(state.path / f"spool.set-aside-{when}")
-    aside.mkdir(mode=0o700)
-    for path in there:
-        path.rename(aside / path.name)
-    sync_directory(aside)
-    sync_directory(state.path)
-    return str(aside)
-
-
-def _unused(path: Path) -> Path:
-    number = 1
-    candidate = path
-    while candidate.exists():
-        number += 1
-        candidate = path.with_name(f"{path.name}-{number}")
-    return candidate
-
-
 # What can be read --------------------------------------------------------------------------------
 
 
-def _carry_over(
+def carry_over(
     state: StateDir, new: sqlite3.Connection, report: SalvageReport, now_ns: int
 ) -> None:
+    """Copy what there is into a new database, in a transaction; nothing that is there is changed.
+
+    Args:
+        state: Where the old spool is, if there is any.
+        new: An empty spool.
+        report: Filled in.
+        now_ns: The wall clock.
+    """
     old = _open_wreck(state)
     if old is None:
         return

@@ -94,13 +94,13 @@ class SqliteSpool:
 
     # Streams -------------------------------------------------------------------------------------
 
-    async def open_stream(self, info: StreamInfo) -> StreamRecord:
+    async def open_stream(self, info: StreamInfo, *, primary: bool = False) -> StreamRecord:
         """The stream of this identity, made when new."""
         now_ns = self._now()
         record = await self._writer.run(
-            lambda connection: statements.open_stream(connection, info, now_ns)
+            lambda connection: statements.open_stream(connection, info, now_ns, primary=primary)
         )
-        self._infos[record.id] = info
+        self._infos[record.id] = replace(info, key=record.key)
         return record
 
     def stream_info(self, stream_id: int) -> StreamInfo:
@@ -336,7 +336,10 @@ async def open_spool(
         open_files, state, limits, factory, now(), busy_timeout_s, new_spool=new_spool
     )
     writer = Writer(
-        opened.writer, asyncio.get_running_loop(), out_of_room=lambda: out_of_room(state)
+        opened.writer,
+        asyncio.get_running_loop(),
+        checkpoint=opened.checkpoint,
+        out_of_room=lambda: out_of_room(state),
     )
     return SqliteSpool(writer, opened.reader, opened=opened, limits=limits, now=now, on_gap=on_gap)
 

@@ -15,10 +15,12 @@ from forwarder.errors import SpoolUntrustedError
 from forwarder.model import (
     Checkpoint,
     Frame,
+    GapCause,
     StreamInfo,
     StreamKey,
     StreamState,
 )
+from forwarder.spool.checkpoint import CHECKPOINT_PAGES, WalCheckpoint
 from forwarder.spool.frames import (
     COLUMNS,
     RAW_BYTES,
@@ -29,7 +31,7 @@ from forwarder.spool.frames import (
 )
 from forwarder.spool.interface import StreamCommit, StreamRecord
 from forwarder.spool.schema import PAGE_BYTES
-from forwarder.spool.writer import CHECKPOINT_PAGES, classify
+from forwarder.spool.writer import classify
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Container, Sequence
@@ -44,8 +46,8 @@ _WAL_SHARE = 8
 
 def begin_writing(
     connection: sqlite3.Connection, *, max_bytes: int | None = None, ballast_bytes: int = 0
-) -> None:
-    """Settings of the connection that writes.
+) -> WalCheckpoint:
+    """Settings of the connection that writes; what is to bound its log from now on.
 
     A small spool keeps a small write-ahead log; and when the ballast is given up, the log must fit
     into the database, with the commit under way.
@@ -56,12 +58,12 @@ def begin_writing(
     if max_bytes is not None:
         pages = min(pages, max_bytes // _WAL_SHARE // PAGE_BYTES)
         connection.execute(f"PRAGMA journal_size_limit = {pages * PAGE_BYTES}")
-    connection.execute(f"PRAGMA wal_autocheckpoint = {pages}")
     connection.execute("PRAGMA cache_size = -16384")
     connection.execute("PRAGMA temp_store = MEMORY")
     # Some builds overwrite what is deleted with zeros: all of it once more through the log, so that
     # deleting takes room exactly when there is none.
     connection.execute("PRAGMA secure_delete = OFF")
+    return WalCheckpoint(connection, pages=pages)
 
 
 def guarded(query: Callable[[sqlite3.Connection], _T], connection: sqlite3.Connection) -> _T:
@@ -74,21 +76,52 @@ def guarded(query: Callable[[sqlite3.Connection], _T], connection: sqlite3.Conne
 
 # Streams -----------------------------------------------------------------------------------------
 
+#: The end of the stream's newest generation was declared missing, and was not found since.
+_MISSING_TAIL = (
+    f"gap.cause = '{GapCause.TAIL_UNKNOWN}' AND gap.filled_ns = 0"
+    " AND gap.generation = stream.generation"
+)
+_FIND_STREAM = (
+    "SELECT id, next_line, open_part, last_stamp_ns, high_stamp_ns, session_id, session_offset,"  # noqa: S608 - a constant
+    " generation, state,"
+    f" EXISTS (SELECT 1 FROM gap WHERE gap.stream_id = stream.id AND {_MISSING_TAIL})"
+    " FROM stream WHERE sandbox_id = ? AND container = ?"
+)
+_FILL_TAIL = (
+    "UPDATE gap SET filled_ns = ? FROM stream"  # noqa: S608 - a constant
+    f" WHERE stream.id = gap.stream_id AND stream.id = ? AND {_MISSING_TAIL}"
+)
 
-def open_stream(connection: sqlite3.Connection, info: StreamInfo, now_ns: int) -> StreamRecord:
-    """Find or make a stream, and store what is known of it now."""
+
+def open_stream(
+    connection: sqlite3.Connection, info: StreamInfo, now_ns: int, *, primary: bool = False
+) -> StreamRecord:
+    """Find or make a stream, and store what is known of it now.
+
+    A primary container whose name was not known at first is the stream without a name: that one
+    gets the name, or keeps none when some of it was taken under none.
+    """
+    key = info.key
+    if primary and key.container:
+        connection.execute(
+            "UPDATE OR IGNORE stream SET container = ? WHERE sandbox_id = ? AND container = ''"
+            " AND bytes = 0",
+            (key.container, key.sandbox_id),
+        )
+        if connection.execute(
+            "SELECT EXISTS (SELECT 1 FROM stream WHERE sandbox_id = ? AND container = ''"
+            " AND bytes > 0)",
+            (key.sandbox_id,),
+        ).fetchone()[0]:
+            key = StreamKey(key.sandbox_id, "")
     connection.execute(
         "INSERT INTO stream (sandbox_id, container, info, since_ns) VALUES (?, ?, ?, ?)"
         " ON CONFLICT (sandbox_id, container) DO UPDATE SET info = excluded.info",
-        (info.key.sandbox_id, info.key.container, _info_text(info), now_ns),
+        (key.sandbox_id, key.container, _info_text(info), now_ns),
     )
-    row = connection.execute(
-        "SELECT id, next_line, open_part, last_stamp_ns, high_stamp_ns, session_id,"
-        " session_offset, generation, state FROM stream WHERE sandbox_id = ? AND container = ?",
-        (info.key.sandbox_id, info.key.container),
-    ).fetchone()
+    row = connection.execute(_FIND_STREAM, (key.sandbox_id, key.container)).fetchone()
     checkpoint = Checkpoint(row[1], row[2], row[3], row[4], row[5], int(row[6]), row[7])
-    return StreamRecord(row[0], info.key, checkpoint, StreamState(row[8]))
+    return StreamRecord(row[0], key, checkpoint, StreamState(row[8]), bool(row[9]))
 
 
 def unfinished_streams(connection: sqlite3.Connection) -> list[StreamInfo]:
@@ -124,8 +157,7 @@ def commit(
         [gap_row(one.stream_id, gap) for one in commits for gap in one.gaps],
     )
     connection.executemany(
-        "UPDATE gap SET filled_ns = ? WHERE stream_id = ? AND kind = 'tail' AND filled_ns = 0",
-        [(one.filled_ns, one.stream_id) for one in commits if one.filled_ns],
+        _FILL_TAIL, [(one.filled_ns, one.stream_id) for one in commits if one.filled_ns]
     )
     connection.executemany(
         "UPDATE stream SET next_line = ?, open_part = ?, last_stamp_ns = ?, high_stamp_ns = ?,"

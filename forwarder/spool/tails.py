@@ -21,6 +21,7 @@ from forwarder.spool.interface import Tail
 
 if TYPE_CHECKING:
     import sqlite3
+    from collections.abc import Sequence
 
     from forwarder.model import Frame
 
@@ -35,18 +36,24 @@ def tail(
     value says what is damaged.
     """
     row = connection.execute(
-        "SELECT pruned_ns, next_line, high_stamp_ns FROM stream WHERE id = ?", (stream_id,)
+        "SELECT pruned_ns, generation, next_line, high_stamp_ns FROM stream WHERE id = ?",
+        (stream_id,),
     ).fetchone()
     if row is None:
         return Tail([]), ""
-    pruned_ns, next_line, high_ns = row
+    pruned_ns, generation, next_line, high_ns = row
+    lost = connection.execute(
+        "SELECT generation, before_line FROM gap WHERE stream_id = ? AND generation < ?"
+        " AND kind = 'dropped' AND before_line > after_line + 1",
+        (stream_id, generation),
+    ).fetchall()
     # Our own records were never sent by a server: a re-read cannot bring them.
     rows = connection.execute(
         f"SELECT {COLUMNS} FROM frame WHERE stream_id = ? AND {HOLDS_LINES}"  # noqa: S608 - constants
         " ORDER BY high_stamp_ns DESC, id DESC",
         (stream_id,),
     )
-    chosen = _Newest(next_line, from_ns=from_ns, max_bytes=max_bytes)
+    chosen = _Newest((generation, next_line), lost, from_ns=from_ns, max_bytes=max_bytes)
     damage = ""
     try:
         for row in rows:
@@ -55,7 +62,7 @@ def tail(
     except FrameDamagedError as error:
         damage, chosen.cut_short = str(error), True
     if not chosen.frames:
-        return Tail([], from_ns=max(high_ns, 1) if next_line else 0), damage
+        return Tail([], from_ns=max(high_ns, 1) if next_line or high_ns else 0), damage
     cut_short = chosen.cut_short or pruned_ns >= max(from_ns, 0)
     frames = chosen.frames[::-1]
     taken = [Taken(one.kind, one.part, one.raw) for one in frames]
@@ -68,19 +75,35 @@ def tail(
 
 
 class _Newest:
-    """Frames from the newest on, as long as their line numbers follow each other."""
+    """Frames from the newest on, as long as their line numbers follow each other.
 
-    def __init__(self, next_line: int, *, from_ns: int, max_bytes: int) -> None:
+    Attributes:
+        frames: The newest first.
+        cut_short: Older ones are missing, or there was no room for them.
+    """
+
+    def __init__(
+        self,
+        position: tuple[int, int],
+        lost: Sequence[tuple[int, int]],
+        *,
+        from_ns: int,
+        max_bytes: int,
+    ) -> None:
+        """Begin at the stream's position: its generation, and the number of its next line.
+
+        Positions are also what `lost` holds: the ends of what was given up of earlier generations.
+        """
         self.frames: list[Frame] = []
         self.cut_short = False
-        self._next_line = next_line
+        self._position = position
+        self._lost = lost
         self._from_ns = from_ns
         self._left_bytes = max_bytes
 
     def add(self, row: FrameRow) -> bool:
         """Add an older frame; False when it does not belong to the tail any more."""
-        older_generation = bool(self.frames) and row[GENERATION] != self.frames[-1].generation
-        if not older_generation and row[FIRST_LINE] + row[LINES] != self._next_line:
+        if not self._follows((row[GENERATION], row[FIRST_LINE] + row[LINES])):
             self.cut_short = True
             return False
         if self.frames and row[HIGH_STAMP] < self._from_ns:
@@ -90,5 +113,17 @@ class _Newest:
             self.cut_short = True
             return False
         self.frames.append(unpack(row))
-        self._next_line = row[FIRST_LINE]
+        self._position = (row[GENERATION], row[FIRST_LINE])
         return True
+
+    def _follows(self, end: tuple[int, int]) -> bool:
+        """Whether nothing is missing between a frame that ends here and the next one.
+
+        A generation begins with line 0; where an earlier one ended is not written down anywhere,
+        but what was given up of it is.
+        """
+        if end[0] == self._position[0]:
+            return end == self._position
+        return self._position[1] == 0 and not any(
+            end < lost and lost[0] < self._position[0] for lost in self._lost
+        )

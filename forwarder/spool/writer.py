@@ -1,8 +1,8 @@
 """The one connection that writes, in a thread of its own.
 
 Jobs that wait at the same time share one transaction, so one fsync serves them all. The same
-connection also checkpoints the WAL: two connections doing so can corrupt it (sqlite.org/wal.html,
-the WAL-reset bug of 3.7.0 to 3.51.2).
+connection also checkpoints the WAL, between transactions: two connections doing so can corrupt it
+(sqlite.org/wal.html, the WAL-reset bug of 3.7.0 to 3.51.2).
 """
 
 from __future__ import annotations
@@ -15,14 +15,13 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from forwarder.errors import SpoolError, SpoolUnavailableError, SpoolUntrustedError
+from forwarder.spool.checkpoint import WalCheckpoint, copy_back
+from forwarder.spool.files import ADVICE
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
 _T = TypeVar("_T")
-
-#: Pages of 16 KiB in the WAL before it is copied back: 32 MiB.
-CHECKPOINT_PAGES = 2048
 
 #: Nothing was stored, and the same may work later.
 _PASSING = {
@@ -32,6 +31,9 @@ _PASSING = {
     # after all: whole, as one whose caller died before it was told.
     sqlite3.SQLITE_IOERR_SHMSIZE,
 }
+
+#: The same will fail for ever.
+_DAMAGE = {sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB}
 
 
 class SpoolFullError(SpoolUnavailableError):
@@ -53,7 +55,8 @@ def classify(
         return SpoolFullError(f"the spool cannot be written now: {error} ({name})")
     if code is not None and (code in _PASSING or code & 0xFF in _PASSING):
         return SpoolUnavailableError(f"the spool cannot be written now: {error} ({name})")
-    return SpoolUntrustedError(f"the spool failed: {error} ({name})")
+    advice = f"; {ADVICE}" if code is not None and code & 0xFF in _DAMAGE else ""
+    return SpoolUntrustedError(f"the spool failed: {error} ({name}){advice}")
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,10 +76,19 @@ class Writer:
         connection: sqlite3.Connection,
         loop: asyncio.AbstractEventLoop,
         *,
+        checkpoint: WalCheckpoint | None = None,
         out_of_room: Callable[[], bool] = lambda: False,
     ) -> None:
-        """Take over a connection made with `check_same_thread=False` and autocommit on."""
+        """Take over a connection made with `check_same_thread=False` and autocommit on.
+
+        Args:
+            connection: The one that writes.
+            loop: Where the callers are.
+            checkpoint: Says when its log is to be copied back.
+            out_of_room: Asked when a write failed.
+        """
         self._connection = connection
+        self._checkpoint = checkpoint or WalCheckpoint(connection)
         self._out_of_room = out_of_room
         self._loop = loop
         self._jobs: queue.SimpleQueue[_Job | None] = queue.SimpleQueue()
@@ -142,6 +154,7 @@ class Writer:
             jobs, open_ = self._next_jobs()
             for group in _groups(jobs):
                 self._finish(group)
+                self._copy_back()
         self._connection.close()
 
     def _next_jobs(self) -> tuple[list[_Job], bool]:
@@ -188,6 +201,23 @@ class Writer:
             self._roll_back()
             return failure
         return results
+
+    def _copy_back(self) -> None:
+        """Copy the log back when it has grown; what was committed stays so, whatever happens.
+
+        After a failed sync the database may lack what a later one would call durable.
+        """
+        if self._failure is not None:
+            return
+        try:
+            if self._checkpoint.due():
+                copy_back(self._connection)
+        except sqlite3.Error as error:
+            failure = classify(error, out_of_room=self._out_of_room)
+            if isinstance(failure, SpoolUntrustedError):
+                self.fail(failure)
+        except OSError as error:
+            self.fail(SpoolUntrustedError(f"the spool failed: {error}"))
 
     def _roll_back(self) -> None:
         """Unless SQLite has rolled back by itself, as it does on SQLITE_FULL."""

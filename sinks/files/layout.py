@@ -71,6 +71,11 @@ class Mark:
     number: int = 0
     put_away_as: int = 0
 
+    @property
+    def goes_on(self) -> bool:
+        """Whether the file ends in the middle of a line whose next part may still come."""
+        return self.open_line is not None and self.open_line.next_part > 0
+
     def encode(self) -> bytes:
         """The mark as the sink's state keeps it."""
         record: dict[str, object] = {"length": self.length_bytes}

@@ -27,6 +27,9 @@ if TYPE_CHECKING:
 
 _log = logging.getLogger(__name__)
 
+#: Behind the path of a file, for its bytes that were never confirmed.
+UNCONFIRMED = ".unconfirmed"
+
 _IOV_MAX = 1024
 _COPY_BYTES = 1 << 20
 #: From this size on a write is worth telling the system about. Measured, 8 MiB batches with a sync
@@ -232,7 +235,7 @@ class OutputFile:
 
     def _set_aside(self, fd: int, offset: int, size: int) -> None:
         """Move what stands behind `offset` to the file beside this one."""
-        beside = OutputFile(self._files, self._root, f"{self.path}.unconfirmed", self._mode)
+        beside = OutputFile(self._files, self._root, self.path + UNCONFIRMED, self._mode)
         try:
             end = beside.measure(None).length_bytes
             for start in range(offset, size, _COPY_BYTES):

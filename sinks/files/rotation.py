@@ -21,9 +21,12 @@ if TYPE_CHECKING:
 
     from sinks.files.layout import Mark, Piece
     from sinks.files.settings import Compression, FileSettings
+    from sinks.shapes import Shape
 
 #: What a file may end in, behind its number, by how it is compressed.
 ENDINGS: dict[Compression, str] = {"none": "", "gzip": ".gz", "zstd": ".zst"}
+#: Behind the number of a file that is being compressed.
+PARTIAL = ".partial"
 _NUMBERED = re.compile(r"(.+)\.(\d{6,12})(?:\.gz|\.zst|\.partial)?", re.DOTALL)
 _NS_PER_S = 1_000_000_000
 _KEY_PREFIX = "rotated:"
@@ -73,7 +76,7 @@ class Rotation:
         return (
             self.size_bytes is not None
             and mark.length_bytes >= self.size_bytes
-            and not _goes_on(mark)
+            and not mark.goes_on
         )
 
     def is_over(self, mark: Mark, moment: Moment) -> bool:
@@ -83,7 +86,7 @@ class Rotation:
             and mark.length_bytes
             and mark.newest_ns
             and moment.agreed_ns // self.every_ns > mark.newest_ns // self.every_ns
-            and not _goes_on(mark)
+            and not mark.goes_on
         )
 
     def surplus(self, files: Iterable[PutAway], newest_ns: int) -> list[PutAway]:
@@ -167,6 +170,12 @@ def numbered(path: str, number: int) -> str:
     return f"{path}.{number:06d}"
 
 
+def shapes_put_away(shape: Shape) -> list[Shape]:
+    """What the files are called that are put away from paths of this shape, in whatever form."""
+    plain = shape.text(".").digits(6, or_more=True)
+    return [plain.text(ending) for ending in (*ENDINGS.values(), PARTIAL)]
+
+
 def highest_numbers(names: Iterable[str]) -> dict[str, int]:
     """The highest number behind each file name that has any, in whatever form."""
     highest: dict[str, int] = {}
@@ -189,7 +198,3 @@ def newest_moment(pieces: Iterable[Piece]) -> Moment:
             times = (last_stamp_ns(piece), piece.source.received_ns)
             newest = Moment(max(newest.agreed_ns, min(times)), max(newest.either_ns, *times))
     return newest
-
-
-def _goes_on(mark: Mark) -> bool:
-    return mark.open_line is not None and mark.open_line.next_part > 0

@@ -95,7 +95,7 @@ class Rotator:
                 *(target.file.path, highest, mark.number),
             )
             target.mark = None
-        return highest
+        return highest if mark is None else max(highest, mark.number)
 
     def judge(self, target: Target, mark: Mark) -> Mark:
         """The mark of a file after a batch, saying so if it is to be put away."""

@@ -9,7 +9,10 @@ from typing import Annotated, Literal, Self
 from pydantic import AfterValidator, BeforeValidator, Field, model_validator
 
 from sinks.files.layout import Format
+from sinks.files.output import UNCONFIRMED
+from sinks.files.rotation import shapes_put_away
 from sinks.settings import ByteSize, Duration, Section, SinkSettings, Within, problem
+from sinks.shapes import Shape
 from sinks.template import Template, TemplateError
 
 _OWNER = 0o600
@@ -89,10 +92,22 @@ class FileSettings(SinkSettings):
         return os.path.normpath(os.path.join(here, self.path))  # noqa: PTH118 - the same
 
     def may_meet(self, other: SinkSettings) -> bool:
-        """Whether some values make both sinks' templates name the same file."""
-        return isinstance(other, FileSettings) and Template.parse(self.destination).may_meet(
-            Template.parse(other.destination)
+        """Whether some values make both sinks name the same file, numbered files among them."""
+        return isinstance(other, FileSettings) and any(
+            ours.may_meet(theirs) for ours in _shapes(self) for theirs in _shapes(other)
         )
+
+    @model_validator(mode="after")
+    def _ends_in_text_of_its_own(self) -> Self:
+        shape = Template.parse(self.destination).shape
+        if self.rotate.is_on and any(map(shape.may_meet, shapes_put_away(shape))):
+            text = (
+                'with "rotate", the path must end in text of its own, such as .log, and not in a '
+                "value, a number, .gz or .zst: it could be the name of a file that was put away, "
+                "such as a.000001"
+            )
+            raise problem(text, at=["path"], about=["path", "rotate"], seen=False)
+        return self
 
     @model_validator(mode="after")
     def _needs_rotation(self) -> Self:
@@ -106,3 +121,10 @@ class FileSettings(SinkSettings):
                 text = f'"{key}" is about files that were put away: set "rotate", too'
                 raise problem(text, at=[key], about=[key, "rotate"], seen=False)
         return self
+
+
+def _shapes(settings: FileSettings) -> list[Shape]:
+    """All the names that a sink of these settings may give to a file."""
+    shape = Template.parse(settings.destination).shape
+    numbered = shapes_put_away(shape) if settings.rotate.is_on else []
+    return [shape, shape.text(UNCONFIRMED), *numbered]

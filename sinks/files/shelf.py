@@ -17,8 +17,9 @@ from typing import TYPE_CHECKING, Protocol
 
 import zstandard
 
+from sinks.files.numbers import Numbers
 from sinks.files.output import OutputFile, read_exactly
-from sinks.files.rotation import ENDINGS, highest_numbers
+from sinks.files.rotation import ENDINGS, PARTIAL, highest_numbers
 from sinks.files.system import refuse_unless_ordinary, verdicts
 
 if TYPE_CHECKING:
@@ -56,7 +57,7 @@ class Shelf:
         self._files = files
         self._root = root
         self._mode = mode
-        self._highest: dict[str, dict[str, int]] = {}
+        self._numbers = Numbers(self._read)
         self._guard = threading.Lock()
         self._stop = threading.Event()
 
@@ -71,22 +72,16 @@ class Shelf:
     def highest(self, path: str) -> int:
         """The highest number under which a file of this path was put away; 0 without any.
 
-        A directory is read once: what is put away later is told to `note`.
+        Raises:
+            SinkError: The directory cannot be read now.
         """
-        directory, name = os.path.split(path)
         with self._guard:
-            if directory not in self._highest:
-                names: list[str] = []
-                with verdicts(directory), suppress(FileNotFoundError), self._place(path) as fd:
-                    names = self._files.names_in(fd)
-                self._highest[directory] = highest_numbers(names)
-            return self._highest[directory].get(name, 0)
+            return self._numbers.highest(path)
 
     def note(self, path: str, number: int) -> None:
-        """A file of this path is put away, or about to be, under this number."""
-        directory, name = os.path.split(path)
+        """A file of this path was put away under this number."""
         with self._guard:
-            self._highest.setdefault(directory, {})[name] = number
+            self._numbers.note(path, number)
 
     def sync(self, path: str) -> None:
         """Return when the entries of a path's directory are on the disk, if it is there."""
@@ -137,16 +132,32 @@ class Shelf:
         """
         name = _name(file)
         with verdicts(file.name), suppress(FileNotFoundError), self._place(file.path) as fd:
-            for ending in (*ENDINGS.values(), ".partial"):
+            for ending in (*ENDINGS.values(), PARTIAL):
                 self._files.unlink(name + ending, parent_fd=fd)
             self._files.sync_directory(fd)
+
+    def _read(self, directory: str) -> dict[str, int]:
+        path = os.path.join(directory, "any")  # noqa: PTH118 - paths are text here
+        with verdicts(directory), suppress(FileNotFoundError), self._place(path) as fd:
+            return highest_numbers(self._files.names_in(fd))
+        return {}
 
     def _place(self, path: str) -> AbstractContextManager[int]:
         return self.file(path).parent(create=False)
 
     def _pack(self, source_fd: int, parent_fd: int, name: str, method: Compression) -> None:
-        partial = f"{name}.partial"
+        partial = name + PARTIAL
         self._files.unlink(partial, parent_fd=parent_fd)
+        try:
+            self._fill(partial, source_fd, parent_fd, method)
+            self._files.rename(partial, name + ENDINGS[method], parent_fd=parent_fd)
+        except (OSError, StoppedError):
+            # It is begun anew; until then its room is there for others, on a full disk most of all.
+            with suppress(OSError):
+                self._files.unlink(partial, parent_fd=parent_fd)
+            raise
+
+    def _fill(self, partial: str, source_fd: int, parent_fd: int, method: Compression) -> None:
         fd = self._files.create_file(partial, self._mode, parent_fd=parent_fd)
         try:
             packer, end = _packer(method), 0
@@ -156,7 +167,6 @@ class Shelf:
             self._files.sync_data(fd)
         finally:
             self._files.close(fd)
-        self._files.rename(partial, name + ENDINGS[method], parent_fd=parent_fd)
 
     def _chunks(self, fd: int) -> Iterator[bytes]:
         offset = 0

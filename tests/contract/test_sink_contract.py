@@ -71,14 +71,14 @@ class RotatedFiles(TextFiles):
 
     def new_sink(self) -> Sink:
         settings: dict[str, Any] = {
-            "path": f"{self.root}/{{sandbox_id}}/{{container}}",
+            "path": f"{self.root}/{{sandbox_id}}/{{container}}.log",
             "rotate": {"size": 1024, "at_end": True},
             "compress": "zstd",
         }
         return FileSink("contract", FileSettings.model_validate(settings))
 
     def lines(self, stream: Stream) -> list[bytes]:
-        data = read_all(self.root / stream.sandbox_id, stream.container)
+        data = read_all(self.root / stream.sandbox_id, f"{stream.container}.log")
         return data.removesuffix(b"\n").split(b"\n") if data else []
 
 

@@ -1,7 +1,7 @@
 """Libraries that a daemon is started with, which stand between it and the operating system.
 
-Their C sources are in `tests/fakes/preloaded/`, each saying what it does; they are compiled when they
-are first wanted. Tests are skipped where there is no compiler.
+Their C sources are in `tests/fakes/preloaded/`, each saying what it does; they are compiled when
+they are first wanted. Tests are skipped where there is no compiler.
 """
 
 from __future__ import annotations

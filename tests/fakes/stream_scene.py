@@ -16,7 +16,7 @@ from forwarder.errors import (
     SourceUnavailableError,
 )
 from forwarder.follower import Follower
-from forwarder.following import FollowSettings
+from forwarder.following import Begin, FollowSettings
 from forwarder.intake import Intake
 from forwarder.metrics import Metrics
 from forwarder.model import FrameKind, Sandbox, SandboxState, StreamInfo, StreamKey, StreamState
@@ -101,7 +101,10 @@ class Scene:
         self.limits = limits(clock)
         self.archive: StoredLogs | None = None
 
-    def follower(self, source: FakeSource, overlap_s: float = OVERLAP_S) -> Follower:
+    def follower(
+        self, source: FakeSource, overlap_s: float = OVERLAP_S, *, known: bool = False
+    ) -> Follower:
+        """A follower of the stream; `known`: whether discovery saw its sandbox."""
         shared = followed(
             source,
             self.spool.spool,
@@ -112,7 +115,7 @@ class Scene:
             stored=self.archive,
             bounds=self.limits,
         )
-        return Follower(StreamInfo(KEY), container="", shared=shared)
+        return Follower(StreamInfo(KEY), container="", shared=shared, begin=Begin(known=known))
 
     async def run(self, source: FakeSource) -> StreamState:
         """Follow to the end."""

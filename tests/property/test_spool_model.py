@@ -32,7 +32,7 @@ from forwarder.model import (
     StreamState,
 )
 from forwarder.spool import recent
-from forwarder.spool.dropping import drop_oldest
+from forwarder.spool.dropping import drop_oldest, drop_tails
 from forwarder.spool.files import StateDir
 from forwarder.spool.interface import Delivery, StreamCommit
 from forwarder.spool.overview import gap_of_record
@@ -73,6 +73,7 @@ class Draft:
     lines: int
     stamp_ns: int
     last_ns: int
+    restarted: bool = False  # it is the first of a new generation
 
 
 @dataclass
@@ -119,6 +120,7 @@ drafts = st.builds(
     lines=st.integers(1, 9),
     stamp_ns=st.integers(0, 120),
     last_ns=st.integers(0, 120),
+    restarted=st.sampled_from([False] * 5 + [True]),
 )
 states = st.sampled_from([None, *StreamState, StreamState.COMPLETE, StreamState.COMPLETE])
 parts_of_streams = st.lists(
@@ -148,7 +150,9 @@ class SpoolMachine(RuleBasedStateMachine):
         self.frames: list[Stored] = []
         self.held: set[int] = set()
         self.given_up: set[int] = set()
+        self.uncompared: set[int] = set()
         self.newest_id = 0
+        self.committed: set[StreamKey] = set()
         self.spool = self.start(self.home())
 
     def run(self, work: Coroutine[None, None, _T]) -> _T:
@@ -234,23 +238,23 @@ class SpoolMachine(RuleBasedStateMachine):
     ) -> StreamCommit:
         stream = self.streams[key]
         at = stream.checkpoint
-        line, high_ns = at.next_line, at.high_stamp_ns
+        line, high_ns, generation = at.next_line, at.high_stamp_ns, at.generation
         frames = []
         gaps = []
         for one in chosen:
+            if one.restarted:
+                line, generation = 0, generation + 1
             lines = {FrameKind.LINES: one.lines, FrameKind.PART: 1}.get(one.kind, 0)
             if one.kind is FrameKind.GAP:
                 gaps.append(Gap(GapCause.ANCHOR_LOST, line - 1, 0, 0, 1, to_offset=offset))
             if one.kind.holds_lines:
                 high_ns = max(high_ns, one.stamp_ns, one.last_ns)
             part = 1 if one.kind is FrameKind.PART else 0
-            frames.append(
-                FrameDraft(
-                    one.kind, one.raw, line, lines, part, one.stamp_ns, one.last_ns, high_ns, 7
-                )
-            )
+            stamps = (one.stamp_ns, one.last_ns, high_ns, 7)
+            frames.append(FrameDraft(one.kind, one.raw, line, lines, part, *stamps, generation))
             line += lines
-        after = Checkpoint(line, 0, high_ns, high_ns, f"session {offset % 3}", offset)
+        session = (f"session {offset % 3}", offset)
+        after = Checkpoint(line, 0, high_ns, high_ns, *session, generation)
         return StreamCommit(stream.id, frames, after, gaps, state, "why" if state else "")
 
     def follow(self, commit: StreamCommit) -> None:
@@ -261,6 +265,7 @@ class SpoolMachine(RuleBasedStateMachine):
             self.frames.append(Stored(len(self.frames) + 1, key, draft, draft.lines))
             self.held.add(len(self.frames))
             self.newest_id = len(self.frames)
+        self.committed.add(key)
         stream.checkpoint = commit.checkpoint
         stream.state = commit.state or stream.state
         stream.bytes += commit.raw_bytes
@@ -292,7 +297,7 @@ class SpoolMachine(RuleBasedStateMachine):
         assert [(one.kind, one.part, one.raw) for one in tail.frames] == [
             (one.kind, one.part, one.raw) for one in expected
         ]
-        holes = [one.draft.high_stamp_ns for one in self.of(key) if one.id in self.given_up]
+        holes = [one.draft.high_stamp_ns for one in self.of(key) if self.is_hole(one)]
         if not expected:
             assert tail.from_ns == (max(stream.checkpoint.high_stamp_ns, 1) if holes else 0)
             return
@@ -301,11 +306,15 @@ class SpoolMachine(RuleBasedStateMachine):
         assert tail.from_ns == 0 or cut or holes
 
     def usable(self, key: StreamKey) -> list[FrameDraft]:
-        """The frames of lines behind the last that was given up."""
+        """The frames of lines behind the last that was given up, or is not kept any more."""
         frames = self.of(key)
-        while any(one.id in self.given_up for one in frames):
+        while any(self.is_hole(one) for one in frames):
             frames = frames[1:]
         return [one.draft for one in frames if one.draft.kind.holds_lines]
+
+    def is_hole(self, one: Stored) -> bool:
+        """Whether lines are missing here. A re-read brings no records of ours: these are none."""
+        return one.id in self.given_up | self.uncompared and one.lines > 0
 
     # Sinks ---------------------------------------------------------------------------------------
 
@@ -314,7 +323,10 @@ class SpoolMachine(RuleBasedStateMachine):
         record = self.run(self.spool.open_sink(name, from_oldest=from_oldest))
         if name not in self.known_sinks:
             begin = min(self.held) - 1 if from_oldest and self.held else len(self.frames)
-            self.known_sinks[name] = SinkModel(begin, destination=self.destinations.get(name, ""))
+            destination = self.destinations.get(name, "")
+            # What it can never get was not lost to it: it was gone when the sink was made.
+            gone = {one.id for one in self.frames} - (self.held - self.given_up)
+            self.known_sinks[name] = SinkModel(begin, destination=destination, missed=gone)
         assert record.missed == self.bring_back(self.known_sinks[name])
         assert record.cursor == self.sinks[name].cursor
         assert record.state == self.sinks[name].remembered
@@ -432,6 +444,21 @@ class SpoolMachine(RuleBasedStateMachine):
             assert (frame.id, frame.kind) == (run[-1].id, FrameKind.GAP)
             self.replace(run, frame)
 
+    @rule(most=st.integers(1, 6))
+    def drop_tails(self, most: int) -> None:
+        """The oldest go that are kept for nothing but comparison."""
+        past = [one for one in sorted(self.held) if one <= self.lowest_cursor][:most]
+        left = iter(range(most))
+        newest_id = self.run(
+            self.spool._writer.run(
+                lambda one: drop_tails(one, enough=lambda _: next(left, None) is None)
+            )
+        )
+        self.spool._recent.forget(newest_id)
+        assert newest_id == max(past, default=0)
+        self.held -= set(past)
+        self.uncompared |= set(past)
+
     def droppable(self, handed: dict[str, int]) -> list[Stored]:
         return [
             one
@@ -455,7 +482,11 @@ class SpoolMachine(RuleBasedStateMachine):
             before: Stored | None = None
             for one in (one for one in self.of(key) if one.id in self.held):
                 goes = one in dropped
-                apart = before is None or any(before.id <= at < one.id for at in borders)
+                apart = (
+                    before is None
+                    or before.draft.generation != one.draft.generation
+                    or any(before.id <= at < one.id for at in borders)
+                )
                 if goes and not apart and before is not None and self.joins(before, runs, handed):
                     if not runs or runs[-1][-1] is not before:
                         runs.append([before])
@@ -480,6 +511,7 @@ class SpoolMachine(RuleBasedStateMachine):
         stream = self.streams[last.stream]
         grown = first.record is not None and len(run) > 1
         start = first.record.after_line + 1 if grown and first.record else first.draft.first_line
+        assert gap.generation == frame.generation == first.draft.generation
         if lines or first.record is None:
             assert (gap.after_line + 1, gap.before_line) == (
                 start,
@@ -542,9 +574,20 @@ class SpoolMachine(RuleBasedStateMachine):
     # The whole -----------------------------------------------------------------------------------
 
     def prune(self) -> None:
+        """A record in the place of what was kept may stay until its stream's next commit."""
         doomed = {one for key in self.streams for one in self.doomed(key)} & self.held
-        assert self.run(self.spool.prune(keep_tail_ns=KEEP_TAIL_NS)) == len(doomed)
-        self.held -= doomed
+        count = self.run(self.spool.prune(keep_tail_ns=KEEP_TAIL_NS))
+        rows = self.run(
+            self.spool._writer.run(lambda one: one.execute("SELECT id FROM frame").fetchall())
+        )
+        left = {row[0] for row in rows}
+        assert left <= self.held
+        assert self.held - left <= doomed
+        assert count == len(self.held - left)
+        late = [self.frames[one - 1] for one in doomed & left]
+        assert all(one.record and one.stream not in self.committed for one in late)
+        self.held = left
+        self.committed.clear()
 
     def doomed(self, key: StreamKey) -> set[int]:
         """What nobody needs: every sink is past it, and it is not in a live stream's tail."""
@@ -578,6 +621,7 @@ class SpoolMachine(RuleBasedStateMachine):
     def look_around(self) -> None:
         """Everything acknowledged is there."""
         self.newest_id = max(self.held, default=0)
+        self.committed = set(KEYS)
         assert self.spool.last_frame_id == self.newest_id
         for key, stream in self.streams.items():
             self.open_stream(key, stream.info.display_name)
@@ -609,7 +653,8 @@ class SpoolMachine(RuleBasedStateMachine):
         assert {one.key for one in overview.streams} == set(self.streams)
         for stream in overview.streams:
             known = self.streams[stream.key]
-            assert (stream.lines, stream.bytes) == (known.checkpoint.next_line, known.bytes)
+            assert (stream.bytes, stream.generation) == (known.bytes, known.checkpoint.generation)
+            assert stream.lines == known.checkpoint.next_line or stream.generation
             assert (stream.state, stream.gaps) == (known.state, known.gaps)
 
 
@@ -618,6 +663,7 @@ def assert_same(frame: Frame, stored: Stored, stream_id: int) -> None:
     assert frame.stream_id == stream_id
     assert (frame.kind, frame.raw, frame.part) == (draft.kind, draft.raw, draft.part)
     assert (frame.first_line, frame.lines) == (draft.first_line, draft.lines)
+    assert frame.generation == draft.generation
     assert (frame.first_stamp_ns, frame.last_stamp_ns, frame.received_ns) == (
         draft.first_stamp_ns,
         draft.last_stamp_ns,

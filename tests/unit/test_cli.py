@@ -15,7 +15,7 @@ import typer
 from typer.testing import CliRunner
 
 from forwarder import errors
-from forwarder.cli import ExitCode, app, exits
+from forwarder.cli import ExitCode, _end_code, app, exits
 from tests.fakes.daemon import COMMAND, file_sink, write_config
 
 if TYPE_CHECKING:
@@ -211,3 +211,19 @@ def test_the_status_of_what_never_ran_is_an_error_and_makes_nothing(
 
 def test_the_command_is_installed() -> None:
     assert COMMAND.exists()
+
+
+@pytest.mark.parametrize(
+    ("failures", "stopped", "code"),
+    [
+        ([], True, ExitCode.DONE),
+        ([], False, ExitCode.INTERNAL),
+        ([errors.SpoolUntrustedError("eio")], False, ExitCode.SPOOL),
+        ([errors.SpoolUntrustedError("eio")], True, ExitCode.SPOOL),
+        ([LookupError("a bug")], True, ExitCode.INTERNAL),
+    ],
+)
+def test_a_daemon_that_cannot_close_everything_still_says_why_it_ended(
+    failures: list[BaseException], *, stopped: bool, code: ExitCode
+) -> None:
+    assert _end_code(failures, stopped=stopped) is code

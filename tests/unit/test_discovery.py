@@ -8,6 +8,7 @@ import pytest
 from structlog.testing import capture_logs
 
 from forwarder.discovery import (
+    SEEN_INTERVAL_S,
     TROUBLE_INTERVAL_S,
     Discovery,
     Selector,
@@ -131,13 +132,14 @@ def test_what_is_known_of_a_sandbox_goes_with_its_streams() -> None:
 # By id --------------------------------------------------------------------------------------------
 
 
-async def test_a_sandbox_named_by_its_id_is_asked_for_once() -> None:
-    source, found = FakeSource(), Found()
+async def test_a_sandbox_named_by_its_id_is_looked_at_again_now_and_then() -> None:
+    """It may have been given up meanwhile, because the API did not know it for a while."""
+    source, found, clock = FakeSource(), Found(), FakeClock()
     source.answer("a", Sandbox("a", RUNNING, containers=TWO))
-    async with looking(source, FakeClock(), found, Selector(id="a")) as (discovery, task):
-        await task
+    async with looking(source, clock, found, Selector(id="a")) as (discovery, _):
+        await found.times(3)
         assert discovery.complete.is_set()
-    assert source.asked == ["a"]
+    assert set(clock.slept) == {SEEN_INTERVAL_S}
     assert found.keys == {StreamKey("a", "main"), StreamKey("a", "side")}
 
 
@@ -157,20 +159,21 @@ async def test_an_unknown_id_is_asked_for_again_ever_more_slowly_until_it_is_kno
     source, found, clock = FakeSource(), Found(), FakeClock(chance=1.0)
     unknown = SandboxNotFoundError("unknown", code="not_found")
     source.answer("late", *[unknown] * 7, Sandbox("late", RUNNING, containers=TWO))
-    async with looking(source, clock, found, Selector(id="late")) as (_, task):
-        await task
-    assert clock.slept == [5, 5, 5, 5, 8, 16, 30]
-    assert [[one.seen for one in wanted] for wanted in found.told] == [[False]] * 7 + [[True] * 2]
+    async with looking(source, clock, found, Selector(id="late")):
+        await found.times(8)
+    assert clock.slept[:7] == [5, 5, 5, 5, 8, 16, 30]
+    seen = [[one.seen for one in wanted] for wanted in found.told[:8]]
+    assert seen == [[False]] * 7 + [[True] * 2]
 
 
 async def test_an_id_is_asked_for_until_the_api_answers() -> None:
     source, found, clock = FakeSource(), Found(), FakeClock()
     source.answer("a", down(), down(), Sandbox("a", RUNNING))
     with capture_logs() as logs:
-        async with looking(source, clock, found, Selector(id="a")) as (_, task):
-            await task
-    assert source.asked == ["a"] * 3
-    assert clock.slept == [0.25, 0.5]
+        async with looking(source, clock, found, Selector(id="a")):
+            await found.times(1)
+    assert source.asked[:3] == ["a"] * 3
+    assert clock.slept[:2] == [0.25, 0.5]
     assert [one["event"] for one in logs] == ["discovery failing", "discovery works again"]
 
 
@@ -245,10 +248,19 @@ async def test_a_container_that_a_known_sandbox_no_longer_names_is_wanted_all_th
     source, found = FakeSource(), Found()
     source.answer("a", Sandbox("a", RUNNING, containers=TWO))
     streams = [known("a"), known("a", container="old")]
-    async with looking(source, FakeClock(), found, Selector(id="a"), known=streams) as (_, task):
-        await task
-    ((*seen, left),) = found.told
+    async with looking(source, FakeClock(), found, Selector(id="a"), known=streams):
+        await found.times(1)
+    (*seen, left) = found.told[0]
     assert (len(seen), str(left.info.key), left.seen) == (2, "a/old", False)
+
+
+async def test_a_stream_without_a_name_is_that_of_the_primary_container() -> None:
+    source, found = FakeSource(), Found()
+    source.answer("a", Sandbox("a", RUNNING, containers=TWO))
+    streams = [known("a", container="")]
+    async with looking(source, FakeClock(), found, Selector(id="a"), known=streams):
+        await found.times(1)
+    assert {one.info.key.container for one in found.told[0]} == {"main", "side"}
 
 
 # Trouble ------------------------------------------------------------------------------------------

@@ -151,6 +151,15 @@ async def test_a_stream_that_has_lines_is_given_up_only_after_several_answers(sc
     assert await scene.stored() == (StreamState.NOT_FOUND, "the API does not know this sandbox")
 
 
+async def test_a_quiet_sandbox_that_the_api_knew_is_given_up_only_after_several_answers(
+    scene: Scene,
+) -> None:
+    source = FakeSource()
+    source.stream(NOT_FOUND)
+    assert await scene.follower(source, known=True).run() is StreamState.NOT_FOUND
+    assert source.asked == ["s"] * CONFIRMATIONS
+
+
 async def test_a_stream_that_has_none_is_given_up_sooner_and_without_a_gap(scene: Scene) -> None:
     source = FakeSource()
     source.stream(NOT_FOUND)
@@ -200,10 +209,12 @@ async def test_an_unfinished_first_line_is_kept_when_its_sandbox_is_forgotten(sc
     assert await scene.shown() == [b"2026-01-01T00:00:09Z unfinis\n", "tail_unknown"]
 
 
-async def test_a_clean_end_and_a_sandbox_that_is_forgotten_is_an_end(scene: Scene) -> None:
+async def test_a_clean_end_and_a_sandbox_that_is_forgotten_is_no_gap_and_may_come_back(
+    scene: Scene,
+) -> None:
     source = FakeSource()
     source.stream(lines(1, session="A"))
-    assert await scene.run(source) is StreamState.COMPLETE
+    assert await scene.run(source) is StreamState.NOT_FOUND
     assert await scene.shown() == [line(1)]
 
 

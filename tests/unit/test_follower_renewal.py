@@ -8,9 +8,14 @@ from typing import TYPE_CHECKING
 import orjson
 import pytest
 
-from forwarder.errors import SourceUnavailableError
+from forwarder.errors import (
+    CredentialsRefusedError,
+    SandboxNotFoundError,
+    SourceUnavailableError,
+)
+from forwarder.follower import STORED_ATTEMPTS, UNREAD_S, WAITING_S
 from forwarder.model import Container, ContainerStatus, FrameKind, Sandbox, SandboxState
-from forwarder.reopening import FIRST_FRESH_PROBE, TOO_LARGE_MAX
+from forwarder.reopening import ASK_AFTER, FIRST_FRESH_PROBE, RESUMES_MAX, TOO_LARGE_MAX
 from forwarder.source.stored import StoredLogsUnavailableError
 from forwarder.source.stored_lines import StoredLine
 from forwarder.stream_limits import StreamLimits
@@ -18,9 +23,11 @@ from tests.fakes.clock import FakeClock
 from tests.fakes.source import Break, FakeSource, Pause, emit, interrupted
 from tests.fakes.stream_scene import (
     BEGIN_S,
+    DOWN,
     ENDED,
     NOT_FOUND,
     NOT_RUNNING,
+    REFUSED,
     RUNNING,
     SECOND_NS,
     SESSION_GONE,
@@ -382,3 +389,119 @@ async def test_a_session_that_is_gone_after_a_clean_end_is_no_gap(scene: Scene) 
     source.answer("s", ENDED)
     await scene.run(source)
     assert await scene.shown() == [line(1)]
+
+
+# Ends that are none, and ends that nobody tells ---------------------------------------------------
+
+
+async def test_a_clean_end_of_a_running_sandbox_does_not_hide_a_restart_afterwards(
+    scene: Scene,
+) -> None:
+    source = FakeSource()
+    source.stream(lines(1, session="A"))
+    source.stream(SESSION_GONE)
+    source.stream(lines(8, session="B"))
+    source.stream()
+    source.stream(lines(8))
+    source.answer("s", restarted(0), restarted(1), restarted(1, SandboxState.COMPLETED))
+    await scene.run(source)
+    assert await scene.shown() == [line(1), "restarted", line(8)]
+
+
+async def test_a_clean_end_of_a_running_sandbox_does_not_hide_an_unread_end_afterwards(
+    scene: Scene,
+) -> None:
+    source = FakeSource()
+    source.stream(lines(1, session="A"))
+    source.stream(NOT_RUNNING)
+    source.stream(NOT_RUNNING)
+    source.answer("s", RUNNING, ENDED)
+    await scene.run(source)
+    assert await scene.shown() == [line(1), "tail_unknown"]
+
+
+@pytest.mark.parametrize("code", ["unavailable", "RUNNER_UNAVAILABLE"])
+async def test_a_stream_that_is_refused_again_and_again_is_asked_about(
+    scene: Scene, code: str
+) -> None:
+    refused = interrupted(code) if code.isupper() else DOWN
+    source = FakeSource()
+    source.stream(lines(1, session="A"), UNREACHABLE)
+    for _ in range(ASK_AFTER):
+        source.stream(refused)
+    source.stream(lines(1, 2))
+    source.answer("s", ENDED)
+    await scene.run(source)
+    assert await scene.shown() == [line(1), line(2)]
+
+
+async def test_a_log_that_is_refused_for_hours_after_its_sandbox_ended_is_given_up(
+    scene: Scene,
+) -> None:
+    source = FakeSource()
+    source.stream(lines(1, session="A"), NOT_RUNNING)
+    for _ in range(2000):
+        source.stream(DOWN)
+    source.answer("s", ENDED)
+    await scene.run(source)
+    assert await scene.shown() == [line(1), "tail_unknown"]
+    assert sum(scene.clock.slept) > UNREAD_S
+
+
+async def test_one_not_found_while_the_rest_is_read_ends_nothing(scene: Scene) -> None:
+    await scene.taken(1)
+    source = FakeSource()
+    source.stream(NOT_RUNNING)
+    source.stream(NOT_FOUND)
+    source.stream(lines(1, 2))
+    source.answer("s", ENDED)
+    await scene.run(source)
+    assert await scene.shown() == [line(1), line(2)]
+
+
+async def test_a_stream_that_was_given_up_without_a_gap_takes_none_back(scene: Scene) -> None:
+    first, second = FakeSource(), FakeSource()
+    first.stream(lines(1, session="A"))
+    second.stream(lines(1, 2, session="B"))
+    second.stream()
+    second.stream(lines(1, 2))
+    second.answer("s", ENDED)
+    for source in (first, second):
+        await scene.run(source)
+    assert await scene.shown() == [line(1), line(2)]
+
+
+async def test_refused_credentials_do_not_cost_a_session(scene: Scene) -> None:
+    source, pause = FakeSource(), Pause()
+    source.stream(lines(1, session="A"), REFUSED)
+    for _ in range(RESUMES_MAX + 2):
+        source.stream(REFUSED)
+    source.stream(pause)
+    await scene.run_until(source, pause)
+    assert {one.session_id for one in source.requests[1:]} == {"A"}
+
+
+async def test_stored_logs_of_a_sandbox_that_they_do_not_know_are_asked_once(scene: Scene) -> None:
+    await scene.taken(1)
+    stored = FakeStored([SandboxNotFoundError("unknown", code="not_found")])
+    await scene.run(ended_unread(scene, stored))
+    assert len(stored.asked) == 1
+    assert await scene.shown() == [line(1), "tail_unknown"]
+
+
+async def test_stored_logs_that_refuse_our_credentials_are_waited_for(scene: Scene) -> None:
+    await scene.taken(1)
+    refused = CredentialsRefusedError("wrong key", code="unauthenticated")
+    stored = FakeStored(*[[refused]] * (STORED_ATTEMPTS + 5), [[1, 2]])
+    await scene.run(ended_unread(scene, stored))
+    assert await scene.shown() == [line(1), line(2), "tail_unknown"]
+
+
+async def test_a_sandbox_that_does_not_run_yet_is_tried_every_few_seconds(scene: Scene) -> None:
+    source, pause = FakeSource(), Pause()
+    for _ in range(20):
+        source.stream(NOT_RUNNING)
+    source.stream(pause)
+    source.answer("s", Sandbox("s", SandboxState.CREATING))
+    await scene.run_until(source, pause)
+    assert max(scene.clock.slept) <= WAITING_S

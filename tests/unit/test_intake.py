@@ -52,7 +52,8 @@ class Store:
             texts[one.stream_id] = texts.get(one.stream_id, b"") + raw
         return texts
 
-    async def open_stream(self, info: StreamInfo) -> StreamRecord:
+    async def open_stream(self, info: StreamInfo, *, primary: bool = False) -> StreamRecord:
+        del primary
         return StreamRecord(1, info.key, Checkpoint(), StreamState.WAITING)
 
     async def commit(self, commits: Sequence[StreamCommit]) -> None:

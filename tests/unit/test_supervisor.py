@@ -77,7 +77,9 @@ SELECTOR = Selector(tags=("x",))
 
 
 def wanted(sandbox_id: str, container: str = "main", display_name: str = "") -> Wanted:
-    return Wanted(StreamInfo(StreamKey(sandbox_id, container), display_name), "")
+    """A stream; that of the primary container, unless it is another one's."""
+    info = StreamInfo(StreamKey(sandbox_id, container), display_name)
+    return Wanted(info, "" if container in {"main", ""} else container)
 
 
 @asynccontextmanager
@@ -130,6 +132,26 @@ async def test_a_stream_that_was_read_to_its_end_is_not_followed_again(clock: Fa
         await asyncio.sleep(0)
         assert len(followers.made["a"]) == 1
         assert (supervisor.following, supervisor.finished) == (0, 1)
+
+
+@pytest.mark.parametrize(("first", "second"), [("", "main"), ("main", "")])
+async def test_a_container_is_followed_once_also_when_its_name_was_not_known_at_first(
+    clock: FakeClock, first: str, second: str
+) -> None:
+    followers = Cast()
+    supervisor = Supervisor(followers.make, clock=clock)
+    async with running(supervisor):
+        supervisor.want(SELECTOR, [wanted("a", first)])
+        await asyncio.sleep(0)
+        supervisor.want(SELECTOR, [wanted("a", second), wanted("a", "side")])
+        await asyncio.sleep(0)
+        assert len(followers.made["a"]) == 2, "the primary container and the other one"
+        followers.made["a"][0].end.set()
+        while supervisor.finished < 1:
+            await asyncio.sleep(0)
+        supervisor.want(SELECTOR, [wanted("a", second)])
+        await asyncio.sleep(0)
+        assert len(followers.made["a"]) == 3, "the spool knows that it is the same"
 
 
 async def test_streams_that_are_over_and_listed_no_more_are_forgotten(

@@ -698,3 +698,12 @@ def test_without_stored_lines_the_beginning_of_a_line_waits() -> None:
     stream.store(stream.taker.append_stored(b"", NOW_NS))
     stream.store(stream.taker.give_up(GapCause.TAIL_UNKNOWN, NOW_NS))
     assert stream.shown == [line(1, "a"), b"half\n", "tail_unknown"]
+
+
+def test_the_beginning_of_a_line_is_replaced_also_when_its_stamp_is_stored_in_another_form() -> (
+    None
+):
+    stream = Stream()
+    stream.read(line(1, "a") + b"1970-01-01T00:00:02Z who")
+    stream.store(stream.taker.append_stored(line(2, "whole"), NOW_NS))
+    assert stream.shown == [line(1, "a"), line(2, "whole")]

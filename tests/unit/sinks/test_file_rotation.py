@@ -321,6 +321,7 @@ def test_a_compression_that_is_told_to_stop_is_begun_anew(tmp_path: Path) -> Non
     shelf.stop()
     with pytest.raises(StoppedError):
         shelf.pack(file)
+    assert [path.name for path in tmp_path.iterdir()] == ["out.log.000001"]
     assert read_all(tmp_path, "out.log") == b"lines"
     Shelf(Files(), str(tmp_path), 0o640).pack(file)
     assert [path.name for path in tmp_path.iterdir()] == ["out.log.000001.gz"]
@@ -335,7 +336,7 @@ async def test_a_full_disk_leaves_the_plain_file_until_there_is_room(
     raw = await bench.put(sink, (NOON_NS, BIG))
     await sink.close()
     assert read_all(bench.root, "out.log") == raw
-    assert "out.log.000001" in bench.names
+    assert bench.names == ["out.log.000001"]  # what was begun holds no room
     assert "no space left" in caplog.text
     bench.disk.is_full = False
     await sink.open(bench.state)
@@ -420,6 +421,21 @@ async def test_a_number_is_not_used_again_when_its_mark_was_forgotten(
     await bench.put(sink, (NOON_NS, BIG), (NOON_NS, "a"))
     await sink.close()
     assert bench.names == ["sbx-1.log", "sbx-1.log.000002", "sbx-2.log"]
+
+
+async def test_a_number_is_not_used_again_when_its_directory_was_forgotten(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("sinks.files.numbers._REMEMBERED_NAMES", 1)
+    sink = await bench.sink("{sandbox_id}/out.log", **SIZE)
+    await bench.put(sink, (NOON_NS, BIG), (NOON_NS, "a"))
+    (bench.root / "sbx-1" / "out.log.000001").unlink()
+    (bench.root / "sbx-1" / "out.log").unlink()
+    await bench.put(sink, (NOON_NS, "b"), stream="sbx-2")
+    raw = await bench.put(sink, (NOON_NS, BIG))
+    await bench.put(sink, (NOON_NS, "a"))
+    await sink.close()
+    assert bench.bytes_of("sbx-1/out.log.000002") == raw
 
 
 async def test_a_compressed_file_of_other_content_costs_no_line(

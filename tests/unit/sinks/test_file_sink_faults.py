@@ -98,6 +98,37 @@ async def test_a_mark_with_unconfirmed_bytes_behind_it_is_not_forgotten(
     assert (bench.root / "sbx-0.log").read_bytes() == NOON + b"x\n" + NOON + b"y\n"
 
 
+@pytest.mark.parametrize("restart", [False, True])
+async def test_a_long_line_is_whole_however_many_other_files_are_written_meanwhile(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch, *, restart: bool
+) -> None:
+    monkeypatch.setattr("sinks.file._REMEMBERED_FILES", 3)
+    sink = await bench.sink("{sandbox_id}.log")
+    for number, text in enumerate([b"long ", b"line ", b"end"], start=1):
+        part = slice_of([(NOON_NS, text)], part=number, ended=number == 3)
+        await bench.deliver(sink, batch_of(part))
+        for n in range(6):
+            await bench.deliver(sink, one("x", stream=f"other-{number}-{n}"))
+        if restart:
+            await bench.reopen(sink, bench.state.values)
+    assert (bench.root / "sbx-1.log").read_bytes() == NOON + b"long line end\n"
+    assert len(bench.state.values) == 3
+
+
+async def test_an_unfinished_line_is_forgotten_with_its_file(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("sinks.file._REMEMBERED_FILES", 1)
+    sink = await bench.sink("{sandbox_id}.log")
+    begun = slice_of([(NOON_NS, "never ends")], part=1, ended=False)
+    await bench.deliver(sink, batch_of(begun), one("x", stream="other"))
+    assert len(bench.state.values) == 2
+    (bench.root / "sbx-1.log").unlink()
+    for n in range(3):
+        await bench.deliver(sink, one("x", stream=f"other-{n}"))
+    assert len(bench.state.values) == 1
+
+
 async def test_newer_bytes_beside_an_old_state_are_set_aside_and_never_destroyed(
     bench: Bench,
 ) -> None:
@@ -160,15 +191,6 @@ async def test_a_second_sink_through_a_linked_directory_is_refused(bench: Bench)
     with pytest.raises(SinkMisconfiguredError, match="another sink or process"):
         await second.write(one("y"))
     assert bench.path.read_bytes() == NOON + b"x\n"
-
-
-@pytest.mark.parametrize("again", ["{root}//a.log", "{root}/./a.log", "{root}/{{sandbox_id}}.log"])
-def test_sinks_that_may_meet_in_one_file_are_known_before_they_do(
-    tmp_path: Path, again: str
-) -> None:
-    first = FileSettings(path=f"{tmp_path}/a.log")
-    assert first.may_meet(FileSettings(path=again.format(root=tmp_path)))
-    assert not first.may_meet(FileSettings(path=f"{tmp_path}/b.log"))
 
 
 async def test_a_device_is_refused(bench: Bench) -> None:

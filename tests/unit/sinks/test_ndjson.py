@@ -78,6 +78,7 @@ def test_a_gap_is_an_object_under_gap() -> None:
             "kind": "range",
             "cause": "offset_jump",
             "bounds": "exact",
+            "generation": 0,
             "after_line": 7,
             "before_line": None,
             "from_stamp_ns": STAMP_NS,

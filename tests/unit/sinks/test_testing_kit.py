@@ -6,6 +6,7 @@ import asyncio
 
 import pytest
 
+from forwarder.model import Gap, GapCause
 from forwarder.stamps import decode_lines
 from sinks.interface import SinkUnavailableError
 from sinks.testing import (
@@ -87,6 +88,14 @@ def test_the_engine_reads_a_built_slice_as_it_was_given() -> None:
     source = slice_of([(1_763_870_706_123_456_789, "a"), (5, "")])
     columns = source.columns
     assert decode_lines(source.raw, 0) == (list(columns.stamps_ns), list(columns.texts))
+
+
+def test_a_built_gap_record_has_the_keys_of_the_engines_in_their_order() -> None:
+    engines = Gap(GapCause.ANCHOR_LOST, 7, 0, 0, 1, before_line=8, generation=2).record()
+    built = gap_of(first_line=8, generation=2, bounds="approximate", before_line=8).gap
+    assert built == engines
+    assert built is not None
+    assert list(built) == list(engines)
 
 
 def test_later_parts_have_no_stamp() -> None:

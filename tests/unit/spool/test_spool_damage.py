@@ -179,6 +179,95 @@ async def test_a_record_of_ours_that_is_damaged_loses_no_line(
     assert (await numbers(spool))["archive"].pending == 1
 
 
+async def test_what_was_declared_before_is_not_declared_again_when_its_record_is_pruned(
+    start: Opener, state: StateDir
+) -> None:
+    """The newest lines are kept for comparison, and a record behind them is not."""
+    await filled(start)
+    damage(state, FLIP.format(3), FLIP.format(4))
+    spool = await start()
+    await read_all(spool)
+    await spool.advance("ahead", 4, {}, Delivery(delivered=2))
+    await spool.advance("behind", 4, {}, Delivery(delivered=4))
+    assert await spool.prune(keep_tail_ns=0) == 2
+    await spool.close()
+    damage(state, FLIP.format(2))
+    spool = await start()
+    assert await read_all(spool) == [(2, FrameKind.GAP), (4, FrameKind.GAP)]
+    entries = [one.gap for one in gaps_of(state)]
+    assert [(one.after_line, one.before_line) for one in entries] == [(3, 6), (5, 8), (1, 4)]
+    assert {one.bounds for one in entries} == {GapBounds.EXACT}
+
+
+async def test_a_damaged_record_of_ours_does_not_declare_again_what_was_lost_before_it(
+    start: Opener, state: StateDir
+) -> None:
+    spool = await start()
+    stream = await spool.open_stream(INFO)
+    await spool.open_sink("archive", from_oldest=True)
+    end = frame(b"{}", line=2, at_ns=101, kind=FrameKind.END)
+    lines = [frame(line=number, at_ns=100 + number) for number in range(3)]
+    await spool.commit([commit(stream.id, *lines[:2], end, lines[2])])
+    await spool.close()
+    damage(state, FLIP.format(2), FLIP.format(4))
+    spool = await start()
+    await read_all(spool)
+    await spool.advance("archive", 2, {}, Delivery(delivered=1))
+    assert await spool.prune(keep_tail_ns=0) == 1
+    await spool.close()
+    damage(state, FLIP.format(3))
+    spool = await start()
+    await read_all(spool, 2)
+    assert [(one.gap.after_line, one.gap.before_line) for one in gaps_of(state)] == [
+        (0, 2),
+        (1, 3),
+        (1, 2),
+    ]
+    assert (await numbers(spool))["archive"].dropped == 2
+
+
+async def test_how_much_a_generation_lost_at_its_end_is_known_approximately(
+    start: Opener, state: StateDir
+) -> None:
+    """Only the frame itself says how many lines it had, and it may be wrong about that."""
+    spool = await start()
+    stream = await spool.open_stream(INFO)
+    await spool.commit([commit(stream.id, frame(), frame(lines=3, line=1))])
+    await spool.commit([commit(stream.id, frame(generation=1))])
+    await spool.close()
+    damage(state, "UPDATE frame SET lines = 2 WHERE id = 2")
+    spool = await start()
+    await read_all(spool)
+    (entry,) = gaps_of(state)
+    assert (entry.gap.after_line, entry.gap.before_line) == (0, 3)
+    assert entry.gap.bounds is GapBounds.APPROXIMATE
+
+
+async def test_a_frame_that_lies_where_a_record_was_pruned_is_declared_approximately(
+    start: Opener, state: StateDir
+) -> None:
+    """Its neighbour is not the frame that was before it; what was between them may be delivered."""
+    spool = await start()
+    stream = await spool.open_stream(INFO)
+    await spool.open_sink("archive", from_oldest=True)
+    first, lost, liar = [frame(lines=2, line=line, at_ns=0) for line in (0, 2, 4)]
+    await spool.commit([commit(stream.id, first, lost)])
+    await spool.close()
+    damage(state, FLIP.format(2))
+    spool = await start()
+    await read_all(spool)
+    await spool.advance("archive", 2, {}, Delivery(delivered=2))
+    assert await spool.prune(keep_tail_ns=0) == 1
+    await spool.commit([commit(stream.id, liar)])
+    await spool.close()
+    damage(state, "UPDATE frame SET first_line = first_line + 1 WHERE id = 3")
+    spool = await start()
+    await read_all(spool, 2)
+    entries = [(one.gap.after_line, one.gap.before_line, one.gap.bounds) for one in gaps_of(state)]
+    assert entries == [(1, 4, GapBounds.EXACT), (1, 6, GapBounds.APPROXIMATE)]
+    assert (await numbers(spool))["archive"].dropped == 4
+
+
 async def test_many_damaged_frames_are_declared_at_once_and_told_one_by_one(
     start: Opener, state: StateDir
 ) -> None:
@@ -281,6 +370,24 @@ async def test_a_tail_whose_newest_frame_is_damaged_is_empty_and_says_from_where
     assert after == before
 
 
+async def test_a_damaged_record_of_ours_leaves_the_tail_whole(
+    start: Opener, state: StateDir
+) -> None:
+    """It was never sent by a server: a re-read is compared with lines, and none is missing."""
+    spool = await start()
+    stream = await spool.open_stream(INFO)
+    ours = [frame(b"{}", line=1, kind=kind) for kind in (FrameKind.GAP, FrameKind.END)]
+    await spool.commit([commit(stream.id, frame(b"text\n"), *ours)])
+    await spool.close()
+    damage(state, FLIP.format(2), FLIP.format(3))
+    spool = await start()
+    before = await spool.tail(1, from_ns=0, max_bytes=100)
+    await read_all(spool)
+    after = await spool.tail(1, from_ns=0, max_bytes=100)
+    assert ([one.raw for one in before.frames], before.from_ns) == ([b"text\n"], 0)
+    assert after == before
+
+
 async def test_a_hole_before_what_is_asked_for_does_not_cut_a_tail_short(
     start: Opener, state: StateDir
 ) -> None:
@@ -301,6 +408,60 @@ async def test_a_new_generation_of_line_numbers_is_no_hole(spool: SqliteSpool) -
     await spool.commit([commit(stream.id, frame(b"new\n", generation=1))])
     tail = await spool.tail(stream.id, from_ns=0, max_bytes=100)
     assert ([one.raw for one in tail.frames], tail.from_ns) == ([b"old\n", b"new\n"], 0)
+
+
+async def test_a_generation_without_lines_yet_leaves_the_tail_of_the_one_before(
+    spool: SqliteSpool,
+) -> None:
+    stream = await spool.open_stream(INFO)
+    await spool.commit([commit(stream.id, frame(b"old\n", line=41))])
+    restarted = frame(b"{}", kind=FrameKind.GAP, generation=1)
+    await spool.commit([commit(stream.id, restarted)])
+    tail = await spool.tail(stream.id, from_ns=0, max_bytes=100)
+    assert ([one.raw for one in tail.frames], tail.from_ns) == ([b"old\n"], 0)
+
+
+@pytest.mark.parametrize(
+    ("lost", "left", "from_ns"),
+    [
+        (4, [], 104),
+        (3, [b"4\n"], 104),
+        (2, [b"3\n", b"4\n"], 103),
+        (1, [b"2\n", b"3\n", b"4\n"], 102),
+    ],
+)
+async def test_a_tail_reaches_over_a_restart_only_where_nothing_is_missing(
+    start: Opener, state: StateDir, lost: int, left: list[bytes], from_ns: int
+) -> None:
+    """Also where the numbers of the generation before happen to go on."""
+    spool = await start()
+    stream = await spool.open_stream(INFO)
+    for number in range(1, 5):
+        generation, line = divmod(number - 1, 2)
+        raw = b"%d\n" % number
+        one = frame(raw, line=line, at_ns=100 + number, generation=generation)
+        await spool.commit([commit(stream.id, one)])
+    await spool.close()
+    damage(state, FLIP.format(lost))
+    spool = await start()
+    await read_all(spool)
+    tail = await spool.tail(stream.id, from_ns=0, max_bytes=100)
+    assert ([one.raw for one in tail.frames], tail.from_ns) == (left, from_ns)
+
+
+async def test_the_only_lines_of_a_new_generation_leave_no_older_tail_when_they_are_lost(
+    start: Opener, state: StateDir
+) -> None:
+    spool = await start()
+    stream = await spool.open_stream(INFO)
+    await spool.commit([commit(stream.id, frame(b"old\n"))])
+    await spool.commit([commit(stream.id, frame(b"new\n", at_ns=101, generation=1))])
+    await spool.close()
+    damage(state, FLIP.format(2))
+    spool = await start()
+    await read_all(spool)
+    tail = await spool.tail(stream.id, from_ns=0, max_bytes=100)
+    assert (tail.frames, tail.from_ns) == ([], 101)
 
 
 async def test_damage_in_one_generation_does_not_reach_into_the_next(

@@ -14,7 +14,8 @@ from structlog.testing import capture_logs
 from forwarder.errors import SpoolUnavailableError, SpoolUntrustedError
 from forwarder.model import FrameKind, GapBounds, GapCause, GapKind
 from forwarder.spool import gate
-from forwarder.spool.dropping import drop_oldest
+from forwarder.spool.checkpoint import cut_off
+from forwarder.spool.dropping import drop_oldest, drop_tails
 from forwarder.spool.interface import Delivery
 from forwarder.spool.overview import Usage, gaps_of
 from forwarder.spool.room import Ballast, SpoolLimits, out_of_room
@@ -92,6 +93,62 @@ async def test_a_capped_spool_goes_on_only_when_it_is_well_below_its_cap(start: 
     assert gone >= 5, "a twentieth of it is free"
     assert spool.last_frame_id == taken + 1
     assert (await spool.overview()).notes == []
+
+
+async def deliver(spool: SqliteSpool, *names: str) -> None:
+    """Every sink is past everything."""
+    for name in names:
+        if pending := (await numbers(spool))[name].pending:
+            await spool.advance(name, spool.last_frame_id, {}, Delivery(delivered=pending))
+
+
+async def test_a_spool_that_only_holds_tails_gives_them_up_instead_of_standing_still(
+    start: Opener,
+) -> None:
+    """A tail is cut by the stamps of what comes in; while nothing may come in it would stay."""
+    spool = await start(limits=BLOCK)
+    await spool.open_sink("archive", from_oldest=True)
+    await spool.open_sink("behind", from_oldest=True)
+    with capture_logs() as logs:
+        first = await fill(spool)
+        await deliver(spool, "archive")
+        with pytest.raises(SpoolUnavailableError):
+            await store(spool, first)
+        assert (await numbers(spool))["behind"].pending == first, "the other sink makes room yet"
+        for line in range(first, first + 60):
+            await deliver(spool, "archive", "behind")
+            assert await spool.prune(keep_tail_ns=1000) == 0
+            await store(spool, line)
+    assert (await spool.overview()).used_bytes < 18 * UNIT
+    tail = await spool.tail(1, from_ns=0, max_bytes=1 << 30)
+    assert tail.from_ns, "it says that it is cut short"
+    told = [one for one in logs if "too small" in one["event"]]
+    assert len(told) == 1
+
+
+async def test_tails_go_also_when_reading_waits_for_more_room_than_there_is(
+    start: Opener,
+) -> None:
+    """Between going on and stopping: not over the limit any more, and not well below it yet."""
+    spool = await start(limits=BLOCK)
+    await spool.open_sink("archive", from_oldest=True)
+    line = await fill(spool, size=UNIT // 16)
+    cursor = 3
+    await spool.advance("archive", cursor, {}, Delivery(delivered=cursor))
+    assert await spool.prune(keep_tail_ns=line - cursor) == cursor - 1
+    with pytest.raises(SpoolUnavailableError):
+        await store(spool, line)
+    assert BLOCK.go_on_bytes <= (await spool.overview()).used_bytes < 16 * UNIT
+    await deliver(spool, "archive")
+    await store(spool, line)
+
+
+async def test_without_a_sink_no_tail_is_given_up(start: Opener) -> None:
+    spool = await start(limits=BLOCK)
+    line = await fill(spool)
+    with pytest.raises(SpoolUnavailableError):
+        await store(spool, line)
+    assert (await spool.overview()).frames == line
 
 
 async def test_a_spool_without_a_cap_is_not_measured(start: Opener) -> None:
@@ -262,6 +319,35 @@ async def test_when_nothing_else_helps_what_is_kept_for_comparison_goes(start: O
     assert (await numbers(spool))["archive"].dropped == 0
 
 
+async def test_what_goes_leaves_no_record_that_would_stand_for_lines_behind_it(
+    spool: SqliteSpool, state: StateDir
+) -> None:
+    """A frame damaged later lies behind what was delivered, and no gap is declared over that."""
+    await spool.open_sink("archive", from_oldest=True)
+    for line in range(3):
+        await store(spool, line, size=10)
+    await _damage(spool, 1)
+    await spool.read(0, max_bytes=0)
+    await spool.advance("archive", 2, {}, Delivery(delivered=1))
+    assert await spool._writer.run(lambda one: drop_tails(one, enough=lambda _: False)) == 2
+    assert (await spool.overview()).frames == 1
+    await _damage(spool, 3)
+    await spool.read(2, max_bytes=0)
+    entries = [one.gap for one in gaps_of(state)]
+    assert [(one.after_line, one.before_line, one.bounds) for one in entries] == [
+        (-1, 1, GapBounds.EXACT),
+        (1, 3, GapBounds.EXACT),
+    ]
+    assert (await numbers(spool))["archive"].dropped == 2
+
+
+async def _damage(spool: SqliteSpool, frame_id: int) -> None:
+    await spool._writer.run(
+        lambda one: one.execute("UPDATE frame SET data = x'00' WHERE id = ?", (frame_id,))
+    )
+    spool._recent.forget(frame_id)
+
+
 async def test_without_a_sink_nothing_may_be_dropped(start: Opener) -> None:
     spool = await start(limits=DROP)
     assert await fill(spool) < 20
@@ -424,7 +510,7 @@ async def test_deleting_does_not_write_what_it_deletes_once_more(
     for line in range(20):
         await store(spool, line)
         await spool.advance("archive", line + 1, {}, Delivery(delivered=1))
-    await spool._writer.run(gate._shorten_log, alone=True)
+    await spool._writer.run(cut_off, alone=True)
     assert state.wal.stat().st_size == 0
     await spool.prune(keep_tail_ns=0)
     assert (await spool.overview()).frames == 1
@@ -433,10 +519,7 @@ async def test_deleting_does_not_write_what_it_deletes_once_more(
 
 async def test_the_log_fits_into_the_ballast(start: Opener) -> None:
     spool = await start(limits=SpoolLimits(ballast_bytes=4 << 20))
-    pages = await spool._writer.run(
-        lambda one: int(one.execute("PRAGMA wal_autocheckpoint").fetchone()[0])
-    )
-    assert pages * 16384 == 3 << 20
+    assert spool._writer._checkpoint.pages * 16384 == 3 << 20
 
 
 async def test_a_read_waits_for_a_drop_and_sees_what_it_left(start: Opener) -> None:

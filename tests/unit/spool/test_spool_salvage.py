@@ -21,7 +21,7 @@ from forwarder.model import (
 from forwarder.spool.files import connect_writer
 from forwarder.spool.interface import Delivery, StreamCommit
 from forwarder.spool.overview import gaps_of
-from forwarder.spool.salvage import renew
+from forwarder.spool.renewal import renew
 from forwarder.spool.verify import verify
 from tests.unit.spool.builders import INFO, OTHER, commit, frame
 

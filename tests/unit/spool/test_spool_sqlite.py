@@ -26,7 +26,7 @@ from forwarder.spool import pruning, recent, sqlite, statements
 from forwarder.spool.files import connect_reader
 from forwarder.spool.interface import Delivery, StreamCommit
 from forwarder.spool.overview import GapEntry, StreamPosition, checkpoints_of, gaps_of, overview_of
-from tests.unit.spool.builders import INFO, OTHER, commit, frame
+from tests.unit.spool.builders import INFO, KEY, OTHER, commit, frame
 
 if TYPE_CHECKING:
     from forwarder.spool.files import StateDir
@@ -618,3 +618,49 @@ async def test_what_is_used_is_the_file_and_its_log_less_the_free_pages(
     await spool.prune(keep_tail_ns=0)
     after = await spool.overview()
     assert after.used_bytes < after.size_bytes + after.wal_bytes - 1_000_000
+
+
+async def test_a_stream_counts_the_lines_of_all_its_generations(spool: SqliteSpool) -> None:
+    stream = await spool.open_stream(INFO)
+    await spool.commit([commit(stream.id, frame(lines=3))])
+    await spool.commit([commit(stream.id, frame(lines=2, generation=1))])
+    (overview,) = (await spool.overview()).streams
+    assert (overview.lines, overview.generation) == (5, 1)
+
+
+async def test_a_stream_without_lines_gets_the_name_of_the_primary_container(
+    spool: SqliteSpool,
+) -> None:
+    nameless = await spool.open_stream(StreamInfo(StreamKey("sbx-1", "")))
+    named = await spool.open_stream(INFO, primary=True)
+    assert (named.id, named.key) == (nameless.id, KEY)
+    assert len((await spool.overview()).streams) == 1
+
+
+async def test_a_stream_with_lines_keeps_no_name_and_goes_on(spool: SqliteSpool) -> None:
+    nameless = await spool.open_stream(StreamInfo(StreamKey("sbx-1", "")))
+    await spool.commit([commit(nameless.id, frame(lines=2))])
+    named = await spool.open_stream(INFO, primary=True)
+    assert (named.id, named.key) == (nameless.id, StreamKey("sbx-1", ""))
+    assert named.checkpoint.next_line == 2
+    assert spool.stream_info(named.id).key.container == ""
+
+
+async def test_another_container_is_never_taken_for_the_nameless_one(spool: SqliteSpool) -> None:
+    nameless = await spool.open_stream(StreamInfo(StreamKey("sbx-1", "")))
+    other = await spool.open_stream(INFO)
+    assert other.id != nameless.id
+
+
+async def test_a_missing_end_is_known_until_it_is_found_and_only_in_its_generation(
+    spool: SqliteSpool,
+) -> None:
+    stream = await spool.open_stream(INFO)
+    gap = Gap(GapCause.TAIL_UNKNOWN, 0, 1, 0, 7, kind=GapKind.TAIL)
+    await spool.commit([replace(commit(stream.id, frame()), gaps=[gap])])
+    assert (await spool.open_stream(INFO)).tail_missing
+    await spool.commit([commit(stream.id, frame(generation=1))])
+    assert not (await spool.open_stream(INFO)).tail_missing
+    await spool.commit([replace(commit(stream.id, frame(generation=1)), filled_ns=9)])
+    (overview,) = (await spool.overview()).streams
+    assert (overview.gaps, overview.gaps_filled) == (1, 0), "that of another generation stays"
