@@ -20,7 +20,7 @@ class Sizes:
     paced_s: float = 10.0
     idle_streams: int = 5_000
     silent_streams: int = 1_000
-    window_s: float = 10.0
+    window_s: float = 60.0  # as long as it takes until every silent stream was probed once
 
     @property
     def single_lines(self) -> int:

@@ -14,6 +14,7 @@ from forwarder.following import Begin
 from forwarder.model import GapCause
 from forwarder.source.interface import LogRequest
 from forwarder.source.resume import SECOND_NS, Step, next_step, since_ns
+from forwarder.spool.interface import Tail
 from forwarder.taker import Reopening
 
 if TYPE_CHECKING:
@@ -21,7 +22,6 @@ if TYPE_CHECKING:
     from forwarder.following import Followed
     from forwarder.inquiry import Inquiry
     from forwarder.model import Sandbox, StreamInfo
-    from forwarder.spool.interface import Tail
     from forwarder.taker import Taker
 
 #: Lines of one stream that a re-read is compared with, at most.
@@ -179,6 +179,8 @@ class Reopener:
     async def tail(self) -> Tail:
         """What was taken last, all of it committed."""
         await self._intake.flush()
+        if not self._taker.holds_any:
+            return Tail(())  # a thousand silent streams are opened again every minute
         return await self._spool.tail(
             self._stream_id,
             from_ns=self._taker.checkpoint.high_stamp_ns - self._settings.keep_tail_ns,

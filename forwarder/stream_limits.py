@@ -26,8 +26,8 @@ LOOK_EVERY_S = 1.0
 TURN_S = 1.0
 _TURN_LOOK_S = 0.25
 
-#: The jitter: a stream is due between three quarters of its time and all of it.
-_EARLIEST = 0.75
+#: The jitter, so that streams that were opened together are not due together.
+_JITTER = 0.25
 
 
 class StreamDueError(SourceUnavailableError):
@@ -94,8 +94,8 @@ class StreamLimits:
     """Shared by all followers of a process.
 
     Args:
-        idle_s: A stream that is silent for so long, less a quarter at most, is opened again.
-        life_s: No stream is open for longer.
+        idle_s: A stream that is silent for so long, or up to a quarter longer, is opened again.
+        life_s: No stream is open for longer; up to a quarter of it earlier it is opened again.
         max_opening: So many are being opened at the same time.
         clock: Time.
     """
@@ -147,8 +147,8 @@ class StreamLimits:
         stream = WatchedStream(
             deadline,
             clock=self._clock,
-            silent_s=self._jittered(self._idle_s),
-            life_s=self._jittered(self._life_s),
+            silent_s=self._idle_s * (1 + _JITTER * self._clock.random()),
+            life_s=self._life_s * (1 - _JITTER * self._clock.random()),
             silent_since_s=silent_since_s,
         )
         self._opening[stream] = stream.heard_s
@@ -169,6 +169,3 @@ class StreamLimits:
         """The server has answered: it is the next stream's turn."""
         if self._opening.pop(stream, None) is not None:
             self._turns.release()
-
-    def _jittered(self, longest_s: float) -> float:
-        return longest_s * (_EARLIEST + (1 - _EARLIEST) * self._clock.random())

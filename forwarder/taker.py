@@ -112,7 +112,12 @@ class Taker:
             # Then the re-read begins before the tail.
             tail_from_ns = max(tail_from_ns, high_ns - tail_ns(self._overlap_ns))
         until_ns = high_ns + self._overlap_ns
-        return Overlap(tail.frames, until_ns=until_ns, tail_from_ns=tail_from_ns)
+        return Overlap(
+            tail.frames,
+            until_ns=until_ns,
+            tail_from_ns=tail_from_ns,
+            cut_short=tail.cut_short or tail_from_ns > 0,
+        )
 
     def receive(self, entries: Iterable[LogEntry]) -> int:
         """Take the entries' new bytes; returns how many.

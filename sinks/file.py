@@ -17,8 +17,9 @@ asked for. Its mark says so first, committed together with the cursor that is pa
 only then it is renamed, and the mark begins anew. See `sinks.files.rotation`.
 
 `text` is byte for byte what the server sent. A gap record is a line `#gap {json}`; lines begin with
-a stamp, but a server that leaves stamps out lets a program print such a line, so whoever has to
-trust gap records reads `ndjson` (see `sinks.ndjson`).
+a stamp, but not with a server that leaves stamps out, nor does the rest of a long line that another
+stream's lines have cut in two. Either lets a program print such a line, so whoever has to trust gap
+records reads `ndjson` (see `sinks.ndjson`).
 """
 
 from __future__ import annotations
@@ -186,7 +187,7 @@ class FileSink:
         ]
         for target in targets:
             target.has_ended = target.file.path in ended
-        return [target for target in targets if target.pieces or target.mark is not None]
+        return [t for t in targets if t.pieces or t.has_ended or t.mark is not None]
 
     def _ended_paths(self, batch: Batch, pieces: Collection[str]) -> set[str]:
         """The files of streams that end with this batch, if that is a reason to put them away."""

@@ -97,8 +97,8 @@ class Slice:
         part: 0 for whole lines. From 1: this slice is one record, the part of that number of a
             line that was too long; only part 1 begins with the stamp.
         gap: For a gap record (then `raw` is empty and `line_count` 0), what is missing: `kind`
-            (range, tail, dropped), `cause`, `bounds` (exact, approximate), `after_line`,
-            `before_line`, `from_stamp_ns`, `to_stamp_ns`, `from_offset`, `to_offset`,
+            (range, tail, dropped), `cause`, `bounds` (exact, approximate), `generation`,
+            `after_line`, `before_line`, `from_stamp_ns`, `to_stamp_ns`, `from_offset`, `to_offset`,
             `missing_bytes`, `noticed_ns`, and `filled_ns`, which is not 0 when an earlier gap
             record is taken back: its lines were found. See `docs/delivery.md`.
         end: For an end record (also without lines), how the stream ended: `state`, `detail`,

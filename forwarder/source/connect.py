@@ -73,6 +73,7 @@ class ConnectSource:
         self._ssl_context = ssl_context
         self._max_message_bytes = max_message_bytes
         self._client: httpx.AsyncClient | None = None
+        self._urls: dict[str, httpx.URL] = {}
         self._closed = False
 
     async def get_sandbox(self, sandbox_id: str) -> Sandbox:
@@ -161,7 +162,7 @@ class ConnectSource:
             write=self._request_timeout_s,
             read=silence_s,
         )
-        url = f"{self._endpoint.url}{SERVICE}/{method}"
+        url = self._url(method)
         with foreign_errors(method):
             request = self._http().build_request(
                 "POST", url, content=content, headers=headers, timeout=timeout
@@ -169,6 +170,12 @@ class ConnectSource:
             response = await self._http().send(request, stream=True)
         stack.push_async_callback(_close_response, response)
         return response
+
+    def _url(self, method: str) -> httpx.URL:
+        """Parsed once: a thousand silent streams are opened again every minute."""
+        if method not in self._urls:
+            self._urls[method] = httpx.URL(f"{self._endpoint.url}{SERVICE}/{method}")
+        return self._urls[method]
 
     def _http(self) -> httpx.AsyncClient:
         if self._closed:

@@ -51,16 +51,24 @@ class Overlap:
             the two is gone. Known as soon as it happens, never changed later.
     """
 
-    def __init__(self, taken: Iterable[Taken], *, until_ns: int, tail_from_ns: int = 0) -> None:
+    def __init__(
+        self,
+        taken: Iterable[Taken],
+        *,
+        until_ns: int,
+        tail_from_ns: int = 0,
+        cut_short: bool = False,
+    ) -> None:
         """Compare with `taken`, in stream order, until the re-read's stamps pass `until_ns`.
 
         Args:
             taken: What was taken, up to the last line, from as far back as the re-read may begin.
             until_ns: No line that was taken has a higher stamp.
             tail_from_ns: The first stamp in `taken` when it does not reach that far back, else 0.
+            cut_short: Whether it does not, also when there is no stamp in it.
         """
         self._search: _Search | None = None
-        if tail_from_ns:
+        if tail_from_ns or cut_short:
             taken = list(taken)
             self._search = _Search(taken, tail_from_ns)
         self._taken: Iterator[_Record] | None = _records(taken)
@@ -180,7 +188,7 @@ class _Search:
 
     Until it does, whatever comes is either older than what is known, so it was taken; or nothing of
     what is known is left on the server, and all of it is new. A line stamped before the first known
-    one is old. The others are held back until it is clear.
+    one is old. The others are held back until it is clear, also those of a log without any stamps.
 
     Attributes:
         held: What is new if no known line comes.
@@ -205,7 +213,7 @@ class _Search:
             if (block.part, line) in self._known:
                 return _only(block, lines, range(at, len(lines)))
         stamps = _stamps(block)
-        younger = [at for at in range(len(lines)) if stamps[at] > self._from_ns]
+        younger = [at for at, stamp in enumerate(stamps) if stamp > self._from_ns or not stamp]
         if younger:
             self.held.append(_only(block, lines, younger))
             self.held_bytes += len(self.held[-1].raw)

@@ -21,6 +21,8 @@ if TYPE_CHECKING:
 
 _PAGE_FRAMES = 200
 
+_LINES = {kind for kind in FrameKind if kind.holds_lines}
+
 
 @dataclass(frozen=True, slots=True)
 class Dropped:
@@ -125,7 +127,7 @@ def drop_oldest(
     runs = _Runs(sorted({*everyone, *(upto for _, upto in writing)}))
     for place in _places(connection, min(cursors.values())):
         stays = any(after < place.id <= upto for after, upto in writing)
-        if stays or not FrameKind(place.kind).holds_lines:
+        if stays or place.kind not in _LINES:
             gap = None if stays else gap_at(connection, place)
             runs.cut(place.stream_id)
             if gap is not None and gap.cause is GapCause.SPOOL_FULL:
@@ -153,7 +155,7 @@ def drop_tails(
         f"SELECT {PLACE_COLUMNS} FROM frame WHERE id <= ? ORDER BY id",  # noqa: S608 - a constant
         (everyone or 0,),
     ).fetchall()
-    for place in (Place(*row) for row in rows):
+    for place in (Place.of(row) for row in rows):
         if enough(connection):
             break
         newest_id = place.id
@@ -186,7 +188,7 @@ def _places(connection: sqlite3.Connection, after_id: int) -> Iterator[Place]:
             f"SELECT {PLACE_COLUMNS} FROM frame WHERE id > ? ORDER BY id LIMIT ?",  # noqa: S608 - a constant
             (after_id, _PAGE_FRAMES),
         ).fetchall()
-        yield from (Place(*row) for row in rows)
+        yield from (Place.of(row) for row in rows)
         if len(rows) < _PAGE_FRAMES:
             return
         after_id = rows[-1][0]

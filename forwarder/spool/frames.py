@@ -66,6 +66,17 @@ GENERATION: Final = 14
 FrameRow = tuple[int, int, int, int, int, int, int, int, int, int, int, int, int, bytes, int]
 
 
+_GREATEST = 1 << 62
+
+
+def number(value: object) -> int:
+    """A number of a frame that is not verified; 0 when it has become what cannot be one.
+
+    None of them is so large that adding some up would not fit into SQLite's integers.
+    """
+    return value if isinstance(value, int) and -_GREATEST < value < _GREATEST else 0
+
+
 def pack(commit: StreamCommit) -> list[PackedFrame]:
     """Compress and sum up; safe in any thread, and mostly without the interpreter lock."""
     return [pack_draft(commit.stream_id, draft) for draft in commit.frames]
@@ -133,7 +144,7 @@ def unpack(row: FrameRow) -> Frame:
 def _place_checksum(place: tuple[int, ...], generation: int) -> int:
     """The checksum of what places a frame; the first generation's is that of schema 1."""
     checksum = zlib.crc32(_PLACE.pack(*place))
-    return zlib.crc32(_GENERATION.pack(generation), checksum) if generation else checksum
+    return checksum if generation == 0 else zlib.crc32(_GENERATION.pack(generation), checksum)
 
 
 def _place(stream_id: int, draft: FrameDraft) -> tuple[int, ...]:

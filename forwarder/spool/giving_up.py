@@ -14,7 +14,7 @@ import orjson
 from forwarder.errors import SpoolUntrustedError
 from forwarder.model import FrameDraft, FrameKind, Gap, GapBounds, GapCause, GapKind
 from forwarder.spool.files import ADVICE
-from forwarder.spool.frames import COLUMNS, FrameDamagedError, pack_draft, unpack
+from forwarder.spool.frames import COLUMNS, FrameDamagedError, number, pack_draft, unpack
 from forwarder.spool.overview import gap_of_record
 from forwarder.spool.statements import INSERT_FRAME, INSERT_GAP, frame_row, gap_row
 
@@ -45,6 +45,11 @@ class Place:
     raw_bytes: int
     total_lines: int
 
+    @classmethod
+    def of(cls, row: Iterable[object]) -> Place:
+        """The place of a row of `PLACE_COLUMNS`; 0 for what cannot be a number of a frame."""
+        return cls(*map(number, row))
+
     @property
     def end_line(self) -> int:
         """The number of the line after it."""
@@ -71,7 +76,7 @@ def neighbour(
     ).fetchone()
     if row is None:
         return None
-    place = Place(*row)
+    place = Place.of(row)
     gap = gap_at(connection, place)
     return _widened(place, gap)
 
@@ -148,8 +153,8 @@ def replace_damaged(
     for frame_id in frame_ids:
         if not _is_damaged(connection, frame_id):
             continue
-        place = Place(
-            *connection.execute(
+        place = Place.of(
+            connection.execute(
                 f"SELECT {PLACE_COLUMNS} FROM frame WHERE id = ?",  # noqa: S608 - a constant
                 (frame_id,),
             ).fetchone()

@@ -70,8 +70,8 @@ class StreamCommit:
 
     @property
     def raw_bytes(self) -> int:
-        """Bytes in the frames, as the server sent them."""
-        return sum(len(frame.raw) for frame in self.frames)
+        """Bytes in the frames, as the server sent them; records of ours are none of them."""
+        return sum(len(frame.raw) for frame in self.frames if frame.kind.holds_lines)
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,13 +79,19 @@ class Tail:
     """The newest records of a stream, for comparison with a re-read.
 
     Attributes:
-        from_ns: The first stamp in it when it was cut short by its size, else 0.
+        from_ns: The first stamp in it when it was cut short, else 0; also 0 without stamps.
         holes: Between which stamps lines were declared missing in it.
+        cut_short: Whether more was taken than it holds; always true when `from_ns` is not 0.
     """
 
     frames: Sequence[Taken]
     from_ns: int = 0
     holes: Sequence[tuple[int, int]] = ()
+    cut_short: bool = False
+
+    def __post_init__(self) -> None:
+        """See that what says where it begins also says that it does."""
+        object.__setattr__(self, "cut_short", self.cut_short or self.from_ns != 0)
 
 
 @dataclass(frozen=True, slots=True)
@@ -228,7 +234,7 @@ class StreamStore(Protocol):
         """The frames of lines that reach to `from_ns` or beyond, and at least the newest one.
 
         At most about `max_bytes` of lines, and none before one that was damaged or dropped; then
-        `Tail.from_ns` says where it begins.
+        `Tail.cut_short` says so, and `Tail.from_ns` where it begins.
         """
         ...
 

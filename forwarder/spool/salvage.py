@@ -13,7 +13,6 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from forwarder.model import FrameKind, Gap, GapBounds, GapCause, GapKind
-from forwarder.spool.files import StateDir
 from forwarder.spool.frames import COLUMNS, FrameDamagedError, unpack
 from forwarder.spool.giving_up import Place, lines_in, put_gap, recount, with_lost_lines
 from forwarder.spool.mark import read_mark
@@ -24,6 +23,7 @@ from forwarder.spool.wreck import read_frames_of_wreck, read_rows
 if TYPE_CHECKING:
     from collections.abc import Container, Iterable, Iterator
 
+    from forwarder.spool.files import StateDir
     from forwarder.spool.wreck import FoundFrame
 
 #: What is carried over as it is, and the columns by which a row is known again.

@@ -63,8 +63,8 @@ def advance(
     # Frames are deleted from between others (a quiet stream keeps its tail), so what the cursor
     # moves over is summed up, not subtracted.
     lines, size_bytes, newest_id = connection.execute(
-        "SELECT sum(frame.lines), sum(raw_bytes), max(frame.id) FROM sink, frame"
-        " WHERE sink.name = ? AND frame.id > sink.cursor AND frame.id <= ?",
+        "SELECT coalesce(sum(frame.lines), 0), coalesce(sum(raw_bytes), 0), max(frame.id)"
+        " FROM sink, frame WHERE sink.name = ? AND frame.id > sink.cursor AND frame.id <= ?",
         (sink, cursor),
     ).fetchone()
     if newest_id != cursor:

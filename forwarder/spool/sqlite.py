@@ -100,7 +100,9 @@ class SqliteSpool:
         record = await self._writer.run(
             lambda connection: statements.open_stream(connection, info, now_ns, primary=primary)
         )
-        self._infos[record.id] = replace(info, key=record.key)
+        same = record.key == info.key
+        self._infos[record.id] = info if same else replace(info, key=record.key)
+        self._unpruned.add(record.id)
         return record
 
     def stream_info(self, stream_id: int) -> StreamInfo:
@@ -112,6 +114,8 @@ class SqliteSpool:
         self._check()
         await self._gate.enter()
         packed = await self._on(self._pack_thread, lambda: [pack(commit) for commit in commits])
+        # Before it is handed over: what a pruning behind it finds is true of it, too.
+        self._unpruned.update(commit.stream_id for commit in commits)
         now_ns = self._now()
 
         def work(connection: sqlite3.Connection) -> tuple[list[Frame], int]:
@@ -120,7 +124,6 @@ class SqliteSpool:
 
         def committed(result: tuple[list[Frame], int]) -> None:
             frames = result[0]
-            self._unpruned.update(commit.stream_id for commit in commits)
             if frames:
                 self._recent.add(frames)
                 self._last_frame_id = frames[-1].id
@@ -256,6 +259,8 @@ class SqliteSpool:
         def committed(pruned: pruning.Pruned) -> None:
             # A sink that is new begins at the oldest frame held, and must not see older ones.
             self._recent.forget(pruned.newest_id)
+            if pruned.idle and stream_id not in self._unpruned:
+                self._infos.pop(stream_id, None)
 
         try:
             while True:

@@ -26,6 +26,7 @@ from forwarder.spool.frames import (
     RAW_BYTES,
     FrameDamagedError,
     PackedFrame,
+    number,
     numbered,
     unpack,
 )
@@ -34,7 +35,7 @@ from forwarder.spool.schema import PAGE_BYTES
 from forwarder.spool.writer import classify
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Container, Sequence
+    from collections.abc import Callable, Container, Iterable, Sequence
 
     from forwarder.model import Gap
 
@@ -230,7 +231,7 @@ def read_frames(
     damaged: list[int] = []
     size = 0
     for row in rows:
-        size += row[RAW_BYTES]
+        size += number(row[RAW_BYTES])
         if (frames or damaged) and size > max_bytes:
             break
         try:
@@ -241,8 +242,7 @@ def read_frames(
             if not damaged:
                 frames.append(frame)
     unknown = {frame.stream_id for frame in frames if frame.stream_id not in known}
-    infos = {stream_id: stream_info(connection, stream_id) for stream_id in unknown}
-    return Batch(frames, infos, damaged)
+    return Batch(frames, stream_infos(connection, unknown), damaged)
 
 
 # Rows --------------------------------------------------------------------------------------------
@@ -346,6 +346,13 @@ def _info_text(info: StreamInfo) -> str:
     values = dataclasses.asdict(info)
     del values["key"]
     return orjson.dumps(values).decode()
+
+
+def stream_infos(
+    connection: sqlite3.Connection, stream_ids: Iterable[int]
+) -> dict[int, StreamInfo]:
+    """What is known of these streams; see `stream_info`."""
+    return {stream_id: stream_info(connection, stream_id) for stream_id in stream_ids}
 
 
 def stream_info(connection: sqlite3.Connection, stream_id: int) -> StreamInfo:

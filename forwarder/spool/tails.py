@@ -25,6 +25,9 @@ if TYPE_CHECKING:
 
     from forwarder.model import Frame
 
+#: What is looked at before a frame is verified.
+_NUMBERS = (RAW_BYTES, FIRST_LINE, LINES, HIGH_STAMP, GENERATION)
+
 
 def tail(
     connection: sqlite3.Connection, stream_id: int, *, from_ns: int, max_bytes: int
@@ -62,7 +65,9 @@ def tail(
     except FrameDamagedError as error:
         damage, chosen.cut_short = str(error), True
     if not chosen.frames:
-        return Tail([], from_ns=max(high_ns, 1) if next_line or high_ns else 0), damage
+        # Nothing of an earlier generation is left either, and a stamp may be all that tells of it.
+        any_taken = bool(next_line or generation or high_ns)
+        return Tail([], from_ns=high_ns, cut_short=any_taken), damage
     cut_short = chosen.cut_short or pruned_ns >= max(from_ns, 0)
     frames = chosen.frames[::-1]
     taken = [Taken(one.kind, one.part, one.raw) for one in frames]
@@ -71,7 +76,8 @@ def tail(
         " WHERE stream_id = ? AND kind = 'range' AND filled_ns = 0 AND to_stamp_ns >= ?",
         (stream_id, from_ns),
     ).fetchall()
-    return Tail(taken, from_ns=frames[0].first_stamp_ns if cut_short else 0, holes=holes), damage
+    begin_ns = frames[0].first_stamp_ns if cut_short else 0
+    return Tail(taken, from_ns=begin_ns, holes=holes, cut_short=cut_short), damage
 
 
 class _Newest:
@@ -102,7 +108,13 @@ class _Newest:
         self._left_bytes = max_bytes
 
     def add(self, row: FrameRow) -> bool:
-        """Add an older frame; False when it does not belong to the tail any more."""
+        """Add an older frame; False when it does not belong to the tail any more.
+
+        Raises:
+            FrameDamagedError: It is not what was stored.
+        """
+        if not all(isinstance(row[at], int) for at in _NUMBERS):
+            raise FrameDamagedError(f"frame {row[0]} has numbers that are none")
         if not self._follows((row[GENERATION], row[FIRST_LINE] + row[LINES])):
             self.cut_short = True
             return False

@@ -34,6 +34,8 @@ _PASSING = {
 
 #: The same will fail for ever.
 _DAMAGE = {sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB}
+# Bytes that have become a text, and numbers that cannot be ones of ours.
+_NO_NUMBERS = ("Could not decode", "integer overflow")
 
 
 class SpoolFullError(SpoolUnavailableError):
@@ -55,7 +57,8 @@ def classify(
         return SpoolFullError(f"the spool cannot be written now: {error} ({name})")
     if code is not None and (code in _PASSING or code & 0xFF in _PASSING):
         return SpoolUnavailableError(f"the spool cannot be written now: {error} ({name})")
-    advice = f"; {ADVICE}" if code is not None and code & 0xFF in _DAMAGE else ""
+    damaged = (code is not None and code & 0xFF in _DAMAGE) or str(error).startswith(_NO_NUMBERS)
+    advice = f"; {ADVICE}" if damaged else ""
     return SpoolUntrustedError(f"the spool failed: {error} ({name}){advice}")
 
 

@@ -13,6 +13,7 @@ from contextlib import suppress
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
+from sinks.files.kept import KeptFiles
 from sinks.files.rotation import PutAway
 from sinks.files.shelf import StoppedError
 from sinks.interface import SinkError
@@ -51,13 +52,13 @@ class Housekeeper:
         put_due_away: Callable[[], Awaitable[bool]],
     ) -> None:
         self._shelf = shelf
-        self._rotation = rotation
+        self._keeps_track = rotation.keeps_track
         self._state = state
         self._put_due_away = put_due_away
         keys = state.keys()
         values = [state.get(key) for key in keys if PutAway.is_key(key)]
-        found = [PutAway.decode(value) for value in values if value is not None]
-        self._files = {file.key: file for file in found}
+        found = (PutAway.decode(value) for value in values if value is not None)
+        self._files = KeptFiles(rotation, found)
         self._wake = asyncio.Event()
         self._job: Future[None] | None = None
         self._stopping = False
@@ -71,12 +72,13 @@ class Housekeeper:
 
     def note_newest(self, newest_ns: int) -> None:
         """Lines of this moment were written: look whether files have become too old by that."""
-        if any(self._rotation.is_old(file, newest_ns) for file in self._files.values()):
+        if self._files.any_aged(newest_ns):
             self.wake()
 
     def take(self, files: Iterable[PutAway]) -> None:
         """These were put away, and are remembered."""
-        self._files.update({file.key: file for file in files})
+        for file in files:
+            self._files.put(file)
         self.wake()
 
     async def stop(self) -> None:
@@ -108,14 +110,11 @@ class Housekeeper:
         """Do everything that there is to do; returns whether all of it went well."""
         self._wake.clear()
         went_well = await self._put_due_away()
-        for file in list(self._files.values()):
-            if file.pack != "none":
-                packed = replace(file, pack="none")
-                went_well &= await self._step(
-                    self._shelf.pack, file, packed if self._rotation.keeps_track else None
-                )
+        for file in self._files.unpacked():
+            packed = replace(file, pack="none") if self._keeps_track else None
+            went_well &= await self._step(self._shelf.pack, file, packed)
         newest_ns = int(self._state.get(NEWEST_KEY) or 0)
-        for file in self._rotation.surplus(self._files.values(), newest_ns):
+        for file in self._files.surplus(newest_ns):
             went_well &= await self._step(self._shelf.delete, file, None)
         return went_well
 
@@ -134,7 +133,7 @@ class Housekeeper:
             _log.warning("%s", error)
             return False
         if after is None:
-            self._files.pop(file.key, None)
+            self._files.forget(file)
         else:
-            self._files[file.key] = after
+            self._files.put(after)
         return True

@@ -8,7 +8,6 @@ jump, make files old that are not.
 from __future__ import annotations
 
 import re
-from collections import defaultdict
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -89,27 +88,12 @@ class Rotation:
             and not mark.goes_on
         )
 
-    def surplus(self, files: Iterable[PutAway], newest_ns: int) -> list[PutAway]:
-        """Those that are not kept: beyond the count of their path, or older than the age."""
-        by_path: defaultdict[str, list[PutAway]] = defaultdict(list)
-        for file in files:
-            by_path[file.path].append(file)
-        found: list[PutAway] = []
-        for group in by_path.values():
-            group.sort(key=lambda file: file.number, reverse=True)
-            found.extend(
-                file
-                for place, file in enumerate(group)
-                if (self.keep_count is not None and place >= self.keep_count)
-                or self.is_old(file, newest_ns)
-            )
-        return found
+    def is_old(self, until_ns: int, newest_ns: int) -> bool:
+        """Whether a file is not kept whose newest line is of `until_ns`, 0 when nobody knows.
 
-    def is_old(self, file: PutAway, newest_ns: int) -> bool:
-        """Whether a file is too old to be kept, when time has gone on as far as this."""
-        return bool(
-            self.keep_age_ns and file.until_ns and newest_ns - file.until_ns > self.keep_age_ns
-        )
+        `newest_ns` is how far time has gone on.
+        """
+        return bool(self.keep_age_ns and until_ns and newest_ns - until_ns > self.keep_age_ns)
 
 
 @dataclass(frozen=True, slots=True)

@@ -229,7 +229,9 @@ class Rotator:
         return self._rotation.compression != "none" or self._rotation.keeps_track
 
     def _record(self, path: str, mark: Mark) -> PutAway:
-        return PutAway(path, mark.put_away_as, mark.until_ns, self._rotation.compression)
+        """What is remembered of a file; when its times were forgotten it counts as new now."""
+        until_ns = mark.until_ns or int(self._state.get(NEWEST_KEY) or 0)
+        return PutAway(path, mark.put_away_as, until_ns, self._rotation.compression)
 
 
 def _says_so(value: bytes) -> bool:

@@ -252,7 +252,7 @@ MUTANTS: tuple[Mutant, ...] = (
         "        found = target.file.measure(mark)\n",
         "        number = mark.put_away_as\n        found = target.file.measure(mark)\n",
         "tests/unit/sinks/test_file_rotation.py"
-        "::test_a_number_is_not_used_again_when_its_file_was_taken_away",
+        "::test_a_file_that_is_due_is_put_away_behind_the_highest_number_on_the_disk",
     ),
     Mutant(
         "a batch that a sink could not take is let go",

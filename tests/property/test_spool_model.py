@@ -93,6 +93,7 @@ class StreamModel:
     info: StreamInfo
     checkpoint: Checkpoint = field(default_factory=Checkpoint)
     state: StreamState = StreamState.WAITING
+    lines: int = 0
     bytes: int = 0
     gaps: int = 0
 
@@ -151,6 +152,7 @@ class SpoolMachine(RuleBasedStateMachine):
         self.held: set[int] = set()
         self.given_up: set[int] = set()
         self.uncompared: set[int] = set()
+        self.shortened: set[StreamKey] = set()
         self.newest_id = 0
         self.committed: set[StreamKey] = set()
         self.spool = self.start(self.home())
@@ -268,6 +270,7 @@ class SpoolMachine(RuleBasedStateMachine):
         self.committed.add(key)
         stream.checkpoint = commit.checkpoint
         stream.state = commit.state or stream.state
+        stream.lines += commit.lines
         stream.bytes += commit.raw_bytes
         stream.gaps += len(commit.gaps)
 
@@ -290,8 +293,8 @@ class SpoolMachine(RuleBasedStateMachine):
             if expected and sum(len(one.raw) for one in [*expected, draft]) > max_bytes:
                 break
             expected.insert(0, draft)
-        # Without a stamp in the whole stream there is nothing to cut by: the newest lines are kept.
-        if stream.checkpoint.high_stamp_ns == 0:
+        # Without a stamp there is nothing to cut by; of a stream that was unknown little is kept.
+        if stream.checkpoint.high_stamp_ns == 0 or key in self.shortened:
             assert [one.raw for one in tail.frames][-1:] == [one.raw for one in lines][-1:]
             return
         assert [(one.kind, one.part, one.raw) for one in tail.frames] == [
@@ -577,6 +580,9 @@ class SpoolMachine(RuleBasedStateMachine):
         """A record in the place of what was kept may stay until its stream's next commit."""
         doomed = {one for key in self.streams for one in self.doomed(key)} & self.held
         count = self.run(self.spool.prune(keep_tail_ns=KEEP_TAIL_NS))
+        self.shortened |= {
+            key for key, one in self.streams.items() if one.state is StreamState.NOT_FOUND
+        }
         rows = self.run(
             self.spool._writer.run(lambda one: one.execute("SELECT id FROM frame").fetchall())
         )
@@ -595,12 +601,13 @@ class SpoolMachine(RuleBasedStateMachine):
         past = [one for one in self.of(key) if one.id <= self.lowest_cursor]
         if stream.state is StreamState.COMPLETE:
             return {one.id for one in past}
+        everything = stream.state is StreamState.NOT_FOUND
         high_ns = stream.checkpoint.high_stamp_ns
         lines = [
             one.id for one in self.of(key) if one.draft.kind.holds_lines and one.id in self.held
         ]
-        before_ns = max(high_ns - KEEP_TAIL_NS, 1)
-        old = {one.id for one in past if one.draft.high_stamp_ns < before_ns}
+        before_ns = high_ns - KEEP_TAIL_NS
+        old = {one.id for one in past if everything or one.draft.high_stamp_ns < before_ns}
         return old - set(lines[-1:])
 
     @rule(crash=st.booleans())
@@ -653,8 +660,8 @@ class SpoolMachine(RuleBasedStateMachine):
         assert {one.key for one in overview.streams} == set(self.streams)
         for stream in overview.streams:
             known = self.streams[stream.key]
-            assert (stream.bytes, stream.generation) == (known.bytes, known.checkpoint.generation)
-            assert stream.lines == known.checkpoint.next_line or stream.generation
+            assert (stream.lines, stream.bytes) == (known.lines, known.bytes)
+            assert stream.generation == known.checkpoint.generation
             assert (stream.state, stream.gaps) == (known.state, known.gaps)
 
 

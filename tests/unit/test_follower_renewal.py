@@ -146,7 +146,7 @@ async def test_a_stream_that_is_heard_is_not_probed_but_renewed_when_it_is_old(
         reached = asyncio.create_task(pause.reached.wait())
         await asyncio.wait({reached, following}, return_when=asyncio.FIRST_COMPLETED)
         reached.cancel()
-        await patience.pass_s(40)
+        await patience.pass_s(50)
         pause.until.set()
     await following
     assert scene.metrics.reconnects["probe"] == 0

@@ -51,9 +51,12 @@ class Stream:
     def take(self) -> None:
         self.store(self.taker.take(NOW_NS))
 
-    def reopen(self, from_ns: int = 0, reopening: Reopening | None = None) -> None:
+    def reopen(
+        self, from_ns: int = 0, reopening: Reopening | None = None, *, cut_short: bool = False
+    ) -> None:
         self.take()
-        self.taker.reopen(Tail(self.taken, from_ns), reopening or Reopening())
+        tail = Tail(self.taken, from_ns, cut_short=cut_short)
+        self.taker.reopen(tail, reopening or Reopening())
 
     def finish(self, *, read_to_end: bool = True) -> None:
         self.store(self.taker.finish(NOW_NS, read_to_end=read_to_end))
@@ -286,6 +289,18 @@ def test_a_gap_is_declared_once() -> None:
     stream.read(line(5, "e") + line(6, "f") + line(7, "g"))
     assert stream.causes == [GapCause.ANCHOR_LOST]
     assert stream.text == line(1, "a") + line(5, "e") + line(6, "f") + line(7, "g")
+
+
+def test_a_tail_cut_short_of_a_log_without_stamps_repeats_nothing_and_loses_nothing() -> None:
+    stream = Stream()
+    stream.read(b"one\ntwo\n")
+    stream.take()
+    stream.taken.clear()
+    stream.read(b"three\n")
+    stream.reopen(cut_short=True)
+    stream.read(b"one\ntwo\nthree\nfour\n")
+    assert stream.shown == [b"one\ntwo\n", b"three\n", b"four\n"]
+    assert stream.causes == []
 
 
 def test_a_tail_cut_short_tells_old_lines_from_new_ones_by_their_order() -> None:

@@ -214,6 +214,28 @@ async def test_an_end_without_lines_leaves_no_file_behind(bench: Bench) -> None:
     assert bench.names == ["sbx-1.log.000001"]
 
 
+async def test_an_end_puts_a_file_away_that_was_written_so_long_ago_that_its_mark_is_forgotten(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("sinks.file._REMEMBERED_FILES", 1)
+    sink = await bench.sink("{sandbox_id}.log", **AT_END, keep={"age": "1d"})
+    raw = await bench.put(sink, (NOON_NS, "a"))
+    await bench.put(sink, (NOON_NS + DAY_NS, "b"), stream="sbx-2")
+    assert not [key for key in bench.state.values if "sbx-1" in key]
+    await bench.deliver(sink, batch_of(end_of(first_line=1)))
+    await sink.close()
+    assert bench.names == ["sbx-1.log.000001", "sbx-2.log"]
+    assert bench.bytes_of("sbx-1.log.000001") == raw
+    await sink.open(bench.state)
+    await bench.put(sink, (NOON_NS + 2 * DAY_NS, "b"), stream="sbx-2")
+    await sink.close()
+    assert bench.names == ["sbx-1.log.000001", "sbx-2.log"]  # as new as the newest line was
+    await sink.open(bench.state)
+    await bench.put(sink, *[(NOON_NS + 2 * DAY_NS + n, "b") for n in (1, 2)], stream="sbx-2")
+    await sink.close()
+    assert bench.names == ["sbx-2.log"]
+
+
 async def test_a_stream_that_comes_back_begins_a_new_file(bench: Bench) -> None:
     sink = await bench.sink("{sandbox_id}.log", **AT_END)
     await bench.put(sink, (NOON_NS, "a"))
@@ -409,6 +431,21 @@ async def test_a_number_is_not_used_again_when_its_file_was_taken_away(bench: Be
     assert bench.names == ["out.log.000002"]
 
 
+async def test_a_file_that_is_due_is_put_away_behind_the_highest_number_on_the_disk(
+    bench: Bench,
+) -> None:
+    sink = await bench.sink(**SIZE)
+    bench.disk.errors["rename"].extend([errno.EIO] * 2)
+    raw = await bench.put(sink, (NOON_NS, BIG))
+    await sink.close()
+    (bench.root / "out.log.000003").write_bytes(b"newer, and those before it were deleted")
+    bench.disk.errors["rename"].clear()
+    await sink.open(bench.state)
+    await sink.close()
+    assert bench.names == ["out.log.000003", "out.log.000004"]
+    assert bench.bytes_of("out.log.000004") == raw
+
+
 async def test_a_number_is_not_used_again_when_its_mark_was_forgotten(
     bench: Bench, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -479,6 +516,14 @@ async def test_only_so_many_files_of_each_path_are_kept(bench: Bench) -> None:
         *("a.log.000003.gz", "a.log.000004.gz"),
         *("b.log.000003.gz", "b.log.000004.gz"),
     ]
+
+
+async def test_a_file_that_is_deleted_is_not_deleted_again(bench: Bench) -> None:
+    sink = await bench.sink(**SIZE, keep={"count": 1})
+    await bench.put(sink, *[(NOON_NS, BIG)] * 4)
+    await sink.close()
+    assert bench.names == ["out.log.000004"]
+    assert bench.disk.calls.count("unlink") == 3 * 4  # each in four forms
 
 
 async def test_files_that_nobody_remembers_are_never_deleted(bench: Bench) -> None:

@@ -208,6 +208,17 @@ def test_only_a_line_with_its_own_stamp_is_certain_to_be_the_known_one() -> None
     assert fresh(only_bare, line(4, "old") + b"bare\n" + b"bare\n") == b"bare\n"
 
 
+def test_lines_without_any_stamp_are_old_when_a_known_line_follows_and_else_new() -> None:
+    known = b"k1\nk2\n"
+    overlap = Overlap(taken(known), until_ns=FAR_NS, cut_short=True)
+    assert fresh(overlap, b"old\nold too\n" + known + b"new\n") == b"new\n"
+    assert (overlap.removed, overlap.lost) == (2, False)
+    overlap = Overlap(taken(known), until_ns=FAR_NS, cut_short=True)
+    assert fresh(overlap, b"a\nb\n") == b""
+    assert b"".join(one.raw for one in overlap.end()) == b"a\nb\n"
+    assert overlap.lost
+
+
 def test_the_parts_of_a_long_line_are_searched_as_well() -> None:
     old, known = line(4, "o" * 60), line(5, "k" * 60)
     tail = taken(known, max_line_bytes=40)

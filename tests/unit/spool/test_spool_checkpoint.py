@@ -99,7 +99,7 @@ async def test_a_reader_in_the_way_lets_the_log_grow_and_is_no_error(
         grown = state.wal.stat().st_size
         assert grown > 2 * LIMIT_BYTES
     await store(spool, 30, begin=31)
-    assert state.wal.stat().st_size <= grown
+    assert state.wal.stat().st_size < grown + LIMIT_BYTES, "it is written from its beginning"
 
 
 async def test_a_log_that_cannot_be_looked_at_ends_trust(start: Opener, state: StateDir) -> None:
@@ -107,9 +107,8 @@ async def test_a_log_that_cannot_be_looked_at_ends_trust(start: Opener, state: S
     await spool.note("name", "text")
     spool._writer._checkpoint._path = str(state.path / "file" / "spool.db-wal")
     (state.path / "file").touch()
-    await spool.note("name", "stored all the same")
     with pytest.raises(SpoolUntrustedError, match="Not a directory"):
-        await spool.note("name", "too late")
+        await store(spool, 3)
 
 
 def test_a_log_that_is_written_from_its_beginning_again_has_not_grown(state: StateDir) -> None:

@@ -20,6 +20,7 @@ from forwarder.model import (
     GapKind,
     StreamState,
 )
+from forwarder.spool import pruning
 from forwarder.spool.interface import Delivery
 from forwarder.spool.overview import gaps_of
 from tests.unit.spool.builders import INFO, OTHER, commit, frame
@@ -244,9 +245,10 @@ async def test_how_much_a_generation_lost_at_its_end_is_known_approximately(
 
 
 async def test_a_frame_that_lies_where_a_record_was_pruned_is_declared_approximately(
-    start: Opener, state: StateDir
+    start: Opener, state: StateDir, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Its neighbour is not the frame that was before it; what was between them may be delivered."""
+    monkeypatch.setattr(pruning, "STANDING_FRAMES", 0)
     spool = await start()
     stream = await spool.open_stream(INFO)
     await spool.open_sink("archive", from_oldest=True)

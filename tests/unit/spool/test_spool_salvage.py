@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import sqlite3
 from contextlib import closing
-from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pytest
+from structlog.testing import capture_logs
 
 from forwarder.errors import SpoolUntrustedError
 from forwarder.model import (
@@ -18,7 +19,6 @@ from forwarder.model import (
     GapBounds,
     GapCause,
 )
-from forwarder.spool.files import connect_writer
 from forwarder.spool.interface import Delivery, StreamCommit
 from forwarder.spool.overview import gaps_of
 from forwarder.spool.renewal import renew
@@ -26,6 +26,9 @@ from forwarder.spool.verify import verify
 from tests.unit.spool.builders import INFO, OTHER, commit, frame
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+    from pathlib import Path
+
     from forwarder.spool.files import StateDir
     from tests.unit.spool.conftest import Opener
 
@@ -76,7 +79,6 @@ async def test_a_spool_that_is_whole_is_carried_over_whole(start: Opener, state:
     report = renew(state, now_ns=NOW_NS)
     assert (report.streams, report.sinks, report.frames, report.lines) == (2, 2, 12, 12)
     assert (report.lost_frames, report.gaps) == (0, 0)
-    assert not state.marker.exists()
     spool = await start()
     after = (await spool.overview(), await spool.read(0, max_bytes=1 << 20))
     assert state.marker.read_text() != old_id
@@ -100,7 +102,8 @@ async def test_the_old_spool_is_set_aside_to_the_byte(start: Opener, state: Stat
     assert aside.name == "spool.set-aside-20260102T030405Z"
     assert report.set_aside == str(aside)
     assert before.items() <= files_in(aside).items()
-    assert {path.name for path in state.path.iterdir()} == {aside.name, "spool.db"}
+    assert {path.name for path in state.path.iterdir()} == {aside.name, "spool.db", "spool.id"}
+    assert state.marker.read_bytes() != before["spool.id"], "it names the new one"
 
 
 async def test_twice_in_a_second_sets_two_aside(start: Opener, state: StateDir) -> None:
@@ -244,35 +247,99 @@ async def test_a_first_start_with_the_flag_is_a_first_start(start: Opener, state
     assert set_aside(state) == []
 
 
-@pytest.mark.parametrize("moved", [0, 1, 2, 3])
-async def test_a_kill_in_the_middle_loses_nothing(
-    start: Opener, state: StateDir, monkeypatch: pytest.MonkeyPatch, moved: int
+class Dying:
+    """Kills at one of the steps that change a directory or make a change of it durable."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch, *, after: int) -> None:
+        self.left = after
+        for name in ("rename", "replace", "mkdir", "unlink", "fsync"):
+            monkeypatch.setattr(os, name, self._step(getattr(os, name)))
+
+    def _step(self, step: Callable[..., Any]) -> Callable[..., Any]:
+        def dying(*arguments: Any, **options: Any) -> Any:
+            if not self.left:
+                raise KeyboardInterrupt
+            self.left -= 1
+            return step(*arguments, **options)
+
+        return dying
+
+
+def kept_anywhere(state: StateDir, data: bytes) -> bool:
+    return any(data in files_in(aside).values() for aside in set_aside(state))
+
+
+#: More than there are; the last ones kill nothing.
+STEPS = 20
+
+
+@pytest.mark.parametrize(
+    ("after", "told_again"),
+    [*((after, False) for after in range(STEPS)), *((after, True) for after in range(1, STEPS, 4))],
+)
+async def test_a_kill_at_any_step_loses_nothing_whatever_the_next_start_is_told(
+    start: Opener,
+    state: StateDir,
+    monkeypatch: pytest.MonkeyPatch,
+    after: int,
+    told_again: bool,
 ) -> None:
+    await fill(start, 4)
+    state.wal.touch()
+    before = files_in(state.path)
+    with monkeypatch.context() as patch:
+        dying = Dying(patch, after=after)
+        with contextlib.suppress(KeyboardInterrupt):
+            renew(state, now_ns=NOW_NS)
+    assert dying.left or after < STEPS - 1, "there are more steps"
+    old_stays = files_in(state.path).get("spool.db") == before["spool.db"]
+    spool = await start(new_spool=told_again)
+    overview = await spool.overview()
+    assert (overview.frames, len(overview.sinks), len(overview.streams)) == (4, 2, 2)
+    assert not state.renewed.exists()
+    assert verify(state).problems == []
+    if told_again or not old_stays:
+        for name in ("spool.db", "spool.id", "spool.mark"):
+            assert kept_anywhere(state, before[name]), name
+
+
+async def test_what_a_kill_had_not_moved_yet_is_put_beside_what_it_had(
+    start: Opener, state: StateDir, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A log without its database is of no use."""
     await fill(start)
-    rename = Path.rename
-    calls = 0
+    state.wal.touch()
+    with monkeypatch.context() as patch:
+        rename = os.rename
 
-    def dying(path: Path, target: Path) -> Path:
-        nonlocal calls
-        if calls == moved:
-            raise KeyboardInterrupt
-        calls += 1
-        return rename(path, target)
+        def dying(source: Path, target: Path) -> None:
+            if source == state.wal:
+                raise KeyboardInterrupt
+            rename(source, target)
 
-    monkeypatch.setattr(Path, "rename", dying)
-    for _ in range(2):
-        calls = 0
+        patch.setattr(os, "rename", dying)
         with pytest.raises(KeyboardInterrupt):
             renew(state, now_ns=NOW_NS)
-        if not state.database.exists():
-            break
-    monkeypatch.undo()
-    if not state.database.exists() and state.marker.exists():
-        with pytest.raises(SpoolUntrustedError, match="--new-spool"):
-            connect_writer(state)
-    spool = await start(new_spool=True)
-    assert (await spool.overview()).frames == 12
-    assert verify(state).problems == []
+    (state.path / "spool.set-aside-of-another-time").mkdir()
+    with capture_logs() as logs:
+        await start()
+    assert any("a new spool was begun" in one["event"] for one in logs)
+    aside = state.path / "spool.set-aside-20260102T030405Z"
+    there = files_in(aside).keys()
+    assert there - {"spool.db-shm"} == {"spool.db", "spool.db-wal", "spool.mark", "spool.id"}
+
+
+async def test_a_new_spool_beside_one_that_goes_on_is_never_used_later(
+    start: Opener, state: StateDir
+) -> None:
+    await fill(start)
+    state.renewed.write_bytes(b"made, and killed before anything was moved")
+    spool = await start()
+    await spool.close()
+    assert not state.renewed.exists()
+    state.database.unlink()
+    with pytest.raises(SpoolUntrustedError, match="--new-spool"):
+        await start()
 
 
 async def test_a_sink_that_was_not_configured_stays_so(start: Opener, state: StateDir) -> None:

@@ -26,7 +26,10 @@ from forwarder.spool import pruning, recent, sqlite, statements
 from forwarder.spool.files import connect_reader
 from forwarder.spool.interface import Delivery, StreamCommit
 from forwarder.spool.overview import GapEntry, StreamPosition, checkpoints_of, gaps_of, overview_of
+from forwarder.spool.room import SpoolLimits
+from forwarder.spool.schema import PAGE_BYTES
 from tests.unit.spool.builders import INFO, KEY, OTHER, commit, frame
+from tests.unit.spool.faults import Faults
 
 if TYPE_CHECKING:
     from forwarder.spool.files import StateDir
@@ -468,9 +471,126 @@ async def test_a_live_stream_keeps_its_tail_and_an_ended_one_nothing(spool: Sqli
     assert (await spool.overview()).frames == 0
 
 
-async def test_the_newest_lines_of_a_stream_without_stamps_outlive_a_gap_record(
+async def test_a_stream_that_the_api_does_not_know_keeps_its_newest_lines_until_it_comes_back(
     spool: SqliteSpool,
 ) -> None:
+    stream = await spool.open_stream(INFO)
+    await spool.open_sink("archive", from_oldest=True)
+    lines = [frame(b"%d\n" % line, line=line, at_ns=100 + line) for line in range(5)]
+    await spool.commit([commit(stream.id, *lines, state=StreamState.NOT_FOUND)])
+    await spool.advance("archive", 4, {}, Delivery(delivered=4))
+    assert await spool.prune(keep_tail_ns=1000) == 4, "all that the sink is past"
+    await spool.advance("archive", 5, {}, Delivery(delivered=1))
+    assert await spool.prune(keep_tail_ns=1000) == 0
+    tail = await spool.tail(stream.id, from_ns=0, max_bytes=1000)
+    assert [one.raw for one in tail.frames] == [b"4\n"]
+    assert tail.from_ns == 104, "it says that it is cut short"
+
+
+async def test_a_stream_that_is_over_and_delivered_is_forgotten_and_known_again_when_needed(
+    spool: SqliteSpool,
+) -> None:
+    complete, unknown, live, idle = [
+        await spool.open_stream(StreamInfo(StreamKey(f"sbx-{number}", "main")))
+        for number in range(4)
+    ]
+    await spool.open_sink("archive", from_oldest=True)
+    await spool.commit(
+        [
+            commit(complete.id, frame(), state=StreamState.COMPLETE),
+            commit(unknown.id, frame(), state=StreamState.NOT_FOUND),
+            commit(live.id, frame(), state=StreamState.FOLLOWING),
+            commit(idle.id, state=StreamState.COMPLETE),
+        ]
+    )
+    await spool.prune(keep_tail_ns=1000)
+    assert spool._infos.keys() == {complete.id, unknown.id, live.id}, "a sink has not got these"
+    await spool.advance("archive", 3, {}, Delivery(delivered=3))
+    await spool.prune(keep_tail_ns=1000)
+    assert spool._infos.keys() == {live.id}
+    for one in await spool.read(1, max_bytes=1000):
+        assert spool.stream_info(one.stream_id).key.sandbox_id == f"sbx-{one.stream_id - 1}"
+    await spool.commit([commit(complete.id, frame(line=1))])
+    (again,) = await spool.read(3, max_bytes=1000)
+    assert spool.stream_info(again.stream_id).key == complete.key, "of a follower that knew it"
+
+
+async def test_a_stream_of_which_something_is_being_committed_is_not_forgotten(
+    start: Opener,
+) -> None:
+    """A reader may have the new frames before the pruning is heard of."""
+    faults = Faults()
+    spool = await start(faults)
+    await spool.open_sink("archive", from_oldest=True)
+    stream = await spool.open_stream(INFO)
+    await spool.commit([commit(stream.id, frame(), state=StreamState.COMPLETE)])
+    await spool.advance("archive", 1, {}, Delivery(delivered=1))
+    faults.hold_commits()
+    pruning = asyncio.create_task(spool.prune(keep_tail_ns=0))
+    await faults.holding()
+    committing = asyncio.create_task(spool.commit([commit(stream.id, frame(line=1))]))
+    async with asyncio.timeout(10):
+        while not spool._unpruned:
+            await asyncio.sleep(0)
+    faults.let_go()
+    await asyncio.gather(pruning, committing)
+    assert spool.stream_info(stream.id) == INFO
+
+
+async def test_a_log_without_stamps_keeps_its_tail(spool: SqliteSpool) -> None:
+    stream = await spool.open_stream(INFO)
+    await spool.open_sink("archive", from_oldest=True)
+    lines = [frame(b"%d\n" % line, line=line, at_ns=0) for line in range(5)]
+    await spool.commit([commit(stream.id, *lines)])
+    await spool.advance("archive", 5, {}, Delivery(delivered=5))
+    assert await spool.prune(keep_tail_ns=1000) == 0
+    tail = await spool.tail(stream.id, from_ns=-1000, max_bytes=1000)
+    assert (len(tail.frames), tail.cut_short) == (5, False)
+
+
+@pytest.mark.parametrize(("name", "limit"), [("STANDING_FRAMES", 2), ("STANDING_BYTES", 5)])
+@pytest.mark.parametrize("at_ns", [0, 100])
+async def test_lines_of_the_highest_stamp_are_bounded_and_the_tail_says_that_it_is_cut_short(
+    spool: SqliteSpool, monkeypatch: pytest.MonkeyPatch, name: str, limit: int, at_ns: int
+) -> None:
+    """Of a log without stamps, or one whose clock stands still, all lines are the newest."""
+    monkeypatch.setattr(pruning, name, limit)
+    stream = await spool.open_stream(INFO)
+    await spool.open_sink("archive", from_oldest=True)
+    older = frame(b"x\n", at_ns=max(at_ns - 5, 0))
+    lines = [frame(b"%d\n" % line, line=line, at_ns=at_ns) for line in range(1, 6)]
+    await spool.commit([commit(stream.id, older, *lines)])
+    await spool.advance("archive", 6, {}, Delivery(delivered=6))
+    assert await spool.prune(keep_tail_ns=1000) == 4
+    tail = await spool.tail(stream.id, from_ns=at_ns - 1000, max_bytes=1000)
+    assert [one.raw for one in tail.frames] == [b"4\n", b"5\n"]
+    assert (tail.from_ns, tail.cut_short) == (at_ns, True)
+    assert await spool.prune(keep_tail_ns=1000) == 0
+
+
+async def test_nothing_left_of_a_log_without_stamps_is_a_tail_cut_short(
+    start: Opener,
+) -> None:
+    spool = await start()
+    await spool.open_sink("archive", from_oldest=True)
+    for at in (Checkpoint(next_line=1), Checkpoint(generation=1)):
+        record = await spool.open_stream(StreamInfo(StreamKey(f"sbx-{at.generation}", "main")))
+        await spool.commit([StreamCommit(record.id, [frame(at_ns=0)], at)])
+    await spool.advance("archive", 2, {}, Delivery(delivered=2))
+    await spool.close()
+    spool = await start(limits=SpoolLimits(max_bytes=PAGE_BYTES, drop_oldest=True))
+    await spool.prune(keep_tail_ns=1000)
+    for stream_id in (1, 2):
+        tail = await spool.tail(stream_id, from_ns=0, max_bytes=1000)
+        assert (tail.frames, tail.cut_short) == ([], True)
+    new = await spool.open_stream(OTHER)
+    assert not (await spool.tail(new.id, from_ns=0, max_bytes=1000)).cut_short
+
+
+async def test_the_newest_lines_of_a_stream_without_stamps_outlive_a_gap_record(
+    spool: SqliteSpool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(pruning, "STANDING_FRAMES", 0)
     stream = await spool.open_stream(INFO)
     await spool.open_sink("archive", from_oldest=True)
     gap = frame(b"{}", line=2, at_ns=0, kind=FrameKind.GAP)
@@ -664,3 +784,13 @@ async def test_a_missing_end_is_known_until_it_is_found_and_only_in_its_generati
     await spool.commit([replace(commit(stream.id, frame(generation=1)), filled_ns=9)])
     (overview,) = (await spool.overview()).streams
     assert (overview.gaps, overview.gaps_filled) == (1, 0), "that of another generation stays"
+
+
+async def test_a_stream_counts_the_bytes_of_its_lines_and_not_our_records(
+    spool: SqliteSpool,
+) -> None:
+    stream = await spool.open_stream(INFO)
+    end = frame(b"{}", line=1, kind=FrameKind.END)
+    await spool.commit([commit(stream.id, frame(b"text\n"), end)])
+    (overview,) = (await spool.overview()).streams
+    assert (overview.lines, overview.bytes) == (1, 5)
