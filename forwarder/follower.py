@@ -40,6 +40,9 @@ STORED_ATTEMPTS = 60
 #: A log that was refused for so long, of a sandbox that has ended, is not waited for any more.
 UNREAD_S = 7200.0
 
+#: A last reading that ends before what is known is repeated so often.
+CUTS_MAX = 5
+
 #: The longest pause before it is tried again to open a stream of a sandbox that does not run yet.
 WAITING_S = 5.0
 
@@ -290,9 +293,14 @@ class Follower:
         be over, will not come back: its runner is gone.
         """
         begun_s = self._clock.monotonic_s()
+        cuts = 0
         read_to_end = opener.read_to_end
         while True:
             error = await self._read(taker, opener, Step.REOPEN, follow=False)
+            if error is None and await self._was_cut(taker) and cuts < CUTS_MAX:
+                cuts += 1
+                await self._pause(Step.REOPEN, None)
+                continue
             if error is None:
                 take = taker.finish(self._clock.time_ns(), read_to_end=read_to_end)
                 self._ready += _some(take)
@@ -309,6 +317,11 @@ class Follower:
                 return
             self._note_trouble(error)
             await self._pause(step, error)
+
+    async def _was_cut(self, taker: Taker) -> bool:
+        """Whether a log that ended cleanly ended before what is known of it."""
+        await self._intake.flush()
+        return taker.ended_early
 
     async def _close_unknown(
         self, taker: Taker, opener: Reopener, error: SourceError | None

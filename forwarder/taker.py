@@ -74,6 +74,11 @@ class Taker:
         return self._overlap is not None
 
     @property
+    def ended_early(self) -> bool:
+        """Whether a re-read that is over was cut off before the last line taken."""
+        return self._overlap is not None and self._overlap.ended_early
+
+    @property
     def holds_any(self) -> bool:
         """Whether anything of the stream was taken, or waits to be."""
         return bool(
@@ -160,8 +165,11 @@ class Taker:
                 not even the last line taken can be read again.
         """
         draft = TakeDraft(self.checkpoint, now_ns)
-        self._add(draft, self._cutter.finish())
+        self._add(draft, self._cutter.take())
         overlap = self._overlap
+        rest = self._cutter.finish()
+        if overlap is None or not any(map(overlap.is_cut_off, rest)):
+            self._add(draft, rest)
         if overlap is not None:
             self._add_fresh(draft, overlap.end())
         if self._junction.pending:

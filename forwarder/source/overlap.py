@@ -76,6 +76,7 @@ class Overlap:
         self._ahead_unstamped: Counter[_Record] = Counter()
         self._until_ns = until_ns
         self._any_taken = False
+        self._last: _Record | None = None
         self.removed = 0
         self.lost = False
 
@@ -112,14 +113,33 @@ class Overlap:
         self._ahead_unstamped.clear()
         return held
 
+    @property
+    def ended_early(self) -> bool:
+        """Whether something of what was taken was met, but not the last of it.
+
+        The server shows the lines in one order, so a re-read that is over was cut off then.
+        """
+        self._load_all()
+        ahead = self._ahead + self._ahead_unstamped
+        return self.removed > 0 and self._last is not None and self._last in ahead
+
     def may_be_taken(self, block: Block) -> bool:
         """Whether the block, a record's beginning, may be that of one that was taken before."""
-        while self._load_next():
-            pass
+        self._load_all()
         rest = self._ahead + self._ahead_unstamped
         # The beginning of a whole line may as well be that of a long line's first part.
         number = block.part or 1
         return any((part or 1) == number and known.startswith(block.raw) for part, known in rest)
+
+    def is_cut_off(self, block: Block) -> bool:
+        """Whether the block is only the beginning of a record that was taken before."""
+        self._load_all()
+        rest = self._ahead + self._ahead_unstamped
+        return (block.part, block.raw) not in rest and self.may_be_taken(block)
+
+    def _load_all(self) -> None:
+        while self._load_next():
+            pass
 
     def _release(self) -> list[Block]:
         """No known line is to be found: whatever came is new, and what came before it is gone."""
@@ -179,6 +199,7 @@ class Overlap:
             self._taken = None
             return None
         self._any_taken = True
+        self._last = known
         (self._ahead if _is_stamped(known) else self._ahead_unstamped)[known] += 1
         return known
 

@@ -111,7 +111,7 @@ async def opened(scene: Scene) -> SqliteSpool:
 
 async def leave_a_tail_that_was_found(spool: SqliteSpool) -> None:
     stream = await spool.open_stream(StreamInfo(StreamKey("sbx-1", "main"), HOSTILE))
-    gap = Gap(GapCause.TAIL_UNKNOWN, 9, NOW_NS - S, 0, NOW_NS, kind=GapKind.TAIL)
+    gap = Gap(GapCause.TAIL_UNKNOWN, 9, NOW_NS - S, 0, NOW_NS, kind=GapKind.TAIL, generation=1)
     lines = replace(frame(b"text\n" * 10, lines=10), received_ns=NOW_NS - 90 * S)
     at = Checkpoint(10, 0, NOW_NS - S, NOW_NS - S, f"ses{HOSTILE}", 50, generation=1)
     await spool.commit([StreamCommit(stream.id, [lines], at, [gap], StreamState.FOLLOWING)])

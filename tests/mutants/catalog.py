@@ -172,7 +172,8 @@ MUTANTS: tuple[Mutant, ...] = (
     Mutant(
         "a live stream's tail is deleted as soon as the sinks are past it",
         "forwarder/spool/pruning.py",
-        "        upto = max((high_ns - keep_tail_ns, -1), _standing(connection, stream_id, high_ns))\n",
+        "        upto = max((high_ns - keep_tail_ns, -1),"
+        " _standing(connection, stream_id, high_ns))\n",
         "        pass\n",
         "tests/property/test_spool_model.py",
     ),

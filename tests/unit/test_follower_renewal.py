@@ -505,3 +505,14 @@ async def test_a_sandbox_that_does_not_run_yet_is_tried_every_few_seconds(scene:
     source.answer("s", Sandbox("s", SandboxState.CREATING))
     await scene.run_until(source, pause)
     assert max(scene.clock.slept) <= WAITING_S
+
+
+async def test_a_last_reading_that_ends_before_what_is_known_is_repeated(scene: Scene) -> None:
+    await scene.taken(1, 2, 3)
+    source = FakeSource()
+    source.stream(NOT_RUNNING)
+    source.stream(lines(1, 2))
+    source.stream(lines(1, 2, 3, 4))
+    source.answer("s", ENDED)
+    await scene.run(source)
+    assert await scene.shown() == [line(1), line(2), line(3), line(4)]

@@ -722,3 +722,33 @@ def test_the_beginning_of_a_line_is_replaced_also_when_its_stamp_is_stored_in_an
     stream.read(line(1, "a") + b"1970-01-01T00:00:02Z who")
     stream.store(stream.taker.append_stored(line(2, "whole"), NOW_NS))
     assert stream.shown == [line(1, "a"), line(2, "whole")]
+
+
+def test_a_last_reading_that_is_cut_inside_a_line_that_was_taken_adds_nothing() -> None:
+    stream = Stream()
+    stream.read(line(1, "a") + line(2, "whole") + line(3, "c"))
+    stream.reopen()
+    stream.taker.receive([Entry(line(1, "a") + line(2, "whole")[:-3], "", 0)])
+    stream.take()
+    assert stream.taker.ended_early
+    stream.finish()
+    assert stream.text == line(1, "a") + line(2, "whole") + line(3, "c")
+
+
+def test_a_last_reading_that_reaches_the_last_line_is_whole() -> None:
+    stream = Stream()
+    stream.read(line(1, "a") + line(2, "b"))
+    stream.reopen()
+    stream.read(line(1, "a") + line(2, "b"))
+    assert not stream.taker.ended_early
+
+
+def test_an_unterminated_last_line_that_was_taken_is_recognised() -> None:
+    stream = Stream()
+    stream.read(line(1, "a") + b"1970-01-01T00:00:02Z last")
+    stream.finish()
+    stream.reopen()
+    stream.taker.receive([Entry(b"1970-01-01T00:00:02Z last", "", 0)])
+    stream.finish(read_to_end=False)
+    assert stream.text == line(1, "a") + b"1970-01-01T00:00:02Z last"
+    assert stream.causes == []
