@@ -29,7 +29,7 @@ COPIED = ("forwarder", "sinks", "tests", "config", "pyproject.toml")
 DEADLINE_S = 300.0
 BASELINE_S = 1800.0
 
-PLUGINS = ("-p", "no:cacheprovider", "-p", "tests.mutants.no_shrinking")
+OPTIONS = ("--timeout=60", "-p", "no:cacheprovider", "-p", "tests.mutants.no_shrinking")
 
 #: pytest's exit code for "tests were run and some failed"; anything else is no verdict.
 FAILED = 1
@@ -79,7 +79,7 @@ async def run_test(
 ) -> tuple[int, str]:
     """Run these tests there; the exit code, and what was said."""
     process = await asyncio.create_subprocess_exec(
-        *(sys.executable, "-m", "pytest", "-q", "-x", *PLUGINS, *tests),
+        *(sys.executable, "-m", "pytest", "-q", "-x", *OPTIONS, *tests),
         cwd=directory,
         # The copy, not the installed tree: what stands on the path goes first.
         env={**os.environ, "PYTHONPATH": str(directory), "PYTHONDONTWRITEBYTECODE": "1"},
