@@ -165,13 +165,15 @@ class Follower:
                 step = self._renew(opener, error)
                 continue
             step = next_step(error)
+            at_once = False
             if step is Step.ASK or opener.weary:
-                await self._ask(taker, opener, error)
+                at_once = await self._ask(taker, opener, error)
             elif error is not None:
                 self._note_trouble(error)
             if self.state.final:
                 return
-            await self._pause(step, error)
+            if not at_once:
+                await self._pause(step, error)
             if step is not Step.REOPEN:
                 step = opener.again()
 
@@ -254,8 +256,12 @@ class Follower:
 
     # The end of a stream -------------------------------------------------------------------------
 
-    async def _ask(self, taker: Taker, opener: Reopener, error: SourceError | None) -> None:
-        """The stream ended, or cannot be opened: let GetSandbox say why."""
+    async def _ask(self, taker: Taker, opener: Reopener, error: SourceError | None) -> bool:
+        """The stream ended, or cannot be opened: let GetSandbox say why.
+
+        Returns:
+            Whether to read on at once.
+        """
         await self._intake.flush()  # what is known of the stream's generation is in its checkpoint
         try:
             # A stream that could be opened goes on, also while the rest of the API fails.
@@ -264,19 +270,21 @@ class Follower:
             )
         except SourceError as failure:
             self._note_trouble(failure)
-            return
+            return False
         opener.heard(sandbox, after_clean_end=error is None)
         if sandbox is None:
             await self._close_unknown(taker, opener, error)
         elif sandbox.ended:
-            if error is not None or not opener.last_words():
-                await self._catch_up(taker, opener)
+            if error is None and opener.last_words():
+                return True
+            await self._catch_up(taker, opener)
         else:
             waiting = isinstance(error, SandboxNotRunningError)
             self._note(
                 StreamState.WAITING if waiting else StreamState.RECONNECTING,
                 f"the sandbox is {sandbox.state.name}",
             )
+        return False
 
     async def _settle(self, taker: Taker, *, patient: bool = True) -> Sandbox | None:
         """What the API says of the sandbox; None when it does not know it, again and again."""

@@ -119,9 +119,11 @@ class Overlap:
 
         The server shows the lines in one order, so a re-read that is over was cut off then.
         """
-        self._load_all()
-        ahead = self._ahead + self._ahead_unstamped
-        return self.removed > 0 and self._last is not None and self._last in ahead
+        if not self.removed:
+            return False
+        if self._load_next() is not None:
+            return True  # the last of it was not even looked for
+        return self._last in self._ahead or self._last in self._ahead_unstamped
 
     def may_be_taken(self, block: Block) -> bool:
         """Whether the block, a record's beginning, may be that of one that was taken before."""
