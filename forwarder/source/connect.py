@@ -20,7 +20,7 @@ from forwarder.source.sandbox_json import (
     page_from_json,
     sandbox_from_json,
 )
-from forwarder.source.transport import foreign_errors, new_client
+from forwarder.source.transport import LazyClient, foreign_errors
 
 if TYPE_CHECKING:
     import ssl
@@ -70,11 +70,9 @@ class ConnectSource:
         self._credentials = credentials
         self._connect_timeout_s = connect_timeout_s
         self._request_timeout_s = request_timeout_s
-        self._ssl_context = ssl_context
         self._max_message_bytes = max_message_bytes
-        self._client: httpx.AsyncClient | None = None
+        self._client = LazyClient(ssl_context, secure=self._endpoint.secure)
         self._urls: dict[str, httpx.URL] = {}
-        self._closed = False
 
     async def get_sandbox(self, sandbox_id: str) -> Sandbox:
         """See `LogSource.get_sandbox`."""
@@ -117,11 +115,7 @@ class ConnectSource:
 
     async def close(self) -> None:
         """See `LogSource.close`; may be called again."""
-        self._closed = True
-        client, self._client = self._client, None
-        if client is not None:
-            with suppress(SourceUnavailableError), foreign_errors("closing"):
-                await client.aclose()
+        await self._client.close()
 
     @asynccontextmanager
     async def _read_logs(
@@ -164,10 +158,10 @@ class ConnectSource:
         )
         url = self._url(method)
         with foreign_errors(method):
-            request = self._http().build_request(
+            request = self._client.get().build_request(
                 "POST", url, content=content, headers=headers, timeout=timeout
             )
-            response = await self._http().send(request, stream=True)
+            response = await self._client.get().send(request, stream=True)
         stack.push_async_callback(_close_response, response)
         return response
 
@@ -176,13 +170,6 @@ class ConnectSource:
         if method not in self._urls:
             self._urls[method] = httpx.URL(f"{self._endpoint.url}{SERVICE}/{method}")
         return self._urls[method]
-
-    def _http(self) -> httpx.AsyncClient:
-        if self._closed:
-            raise SourceUnavailableError("the source is closed", code="connection")
-        if self._client is None:
-            self._client = new_client(self._ssl_context, secure=self._endpoint.secure)
-        return self._client
 
     async def _call(self, method: str, message: Mapping[str, object], sandbox_id: str = "") -> Any:
         """One unary call; returns the parsed JSON of a successful answer."""

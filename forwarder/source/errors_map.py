@@ -48,26 +48,26 @@ _MEANING: Mapping[tuple[str, str | None], type[SourceError]] = {
     ("unimplemented", None): InvalidRequestError,
 }
 
-CONNECT_CODES = frozenset(
-    {
-        "canceled",
-        "unknown",
-        "invalid_argument",
-        "deadline_exceeded",
-        "not_found",
-        "already_exists",
-        "permission_denied",
-        "resource_exhausted",
-        "failed_precondition",
-        "aborted",
-        "out_of_range",
-        "unimplemented",
-        "internal",
-        "unavailable",
-        "data_loss",
-        "unauthenticated",
-    }
+#: The names of `google.rpc.Code`, in the order of their numbers, which begin with 1.
+CODE_NAMES = (
+    "canceled",
+    "unknown",
+    "invalid_argument",
+    "deadline_exceeded",
+    "not_found",
+    "already_exists",
+    "permission_denied",
+    "resource_exhausted",
+    "failed_precondition",
+    "aborted",
+    "out_of_range",
+    "unimplemented",
+    "internal",
+    "unavailable",
+    "data_loss",
+    "unauthenticated",
 )
+CONNECT_CODES = frozenset(CODE_NAMES)
 
 #: The codes that the Connect protocol gives to bare HTTP statuses.
 _HTTP_CODES: Mapping[int, str] = {

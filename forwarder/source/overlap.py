@@ -123,11 +123,12 @@ class Overlap:
             return False
         if self._load_next() is not None:
             return True  # the last of it was not even looked for
-        return self._last in self._ahead or self._last in self._ahead_unstamped
+        return self._last is not None and self._waits(self._last)
 
     def may_be_taken(self, block: Block) -> bool:
         """Whether the block, a record's beginning, may be that of one that was taken before."""
-        self._load_all()
+        while self._load_next():
+            pass
         rest = self._ahead + self._ahead_unstamped
         # The beginning of a whole line may as well be that of a long line's first part.
         number = block.part or 1
@@ -135,13 +136,11 @@ class Overlap:
 
     def is_cut_off(self, block: Block) -> bool:
         """Whether the block is only the beginning of a record that was taken before."""
-        self._load_all()
-        rest = self._ahead + self._ahead_unstamped
-        return (block.part, block.raw) not in rest and self.may_be_taken(block)
+        return self.may_be_taken(block) and not self._waits((block.part, block.raw))
 
-    def _load_all(self) -> None:
-        while self._load_next():
-            pass
+    def _waits(self, record: _Record) -> bool:
+        """Whether the record was taken, and not met so far."""
+        return record in self._ahead or record in self._ahead_unstamped
 
     def _release(self) -> list[Block]:
         """No known line is to be found: whatever came is new, and what came before it is gone."""

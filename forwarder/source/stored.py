@@ -7,21 +7,20 @@ absent, not enabled for the account, or not what we think it is.
 from __future__ import annotations
 
 import asyncio
-from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 from urllib.parse import quote
 
 import httpx
 import orjson
 
-from forwarder.errors import InvalidRequestError, SourceError, SourceUnavailableError
+from forwarder.errors import InvalidRequestError, SourceError
 from forwarder.source.endpoint import auth_headers, parse_endpoint
 from forwarder.source.errors_map import Failure, http_failure, one_line, retry_after, typed_error
 from forwarder.source.paging import MAX_PAGES
 from forwarder.source.sandbox_json import UnreadableAnswerError
 from forwarder.source.stored_errors import rest_failure
 from forwarder.source.stored_json import StoredPage, stored_page_from_json
-from forwarder.source.transport import foreign_errors, new_client
+from forwarder.source.transport import LazyClient, foreign_errors
 
 if TYPE_CHECKING:
     import ssl
@@ -87,10 +86,8 @@ class StoredLogs:
         self._credentials = credentials
         self._request_timeout_s = request_timeout_s
         self._connect_timeout_s = connect_timeout_s
-        self._ssl_context = ssl_context
         self._max_page_bytes = max_page_bytes
-        self._client: httpx.AsyncClient | None = None
-        self._closed = False
+        self._client = LazyClient(ssl_context, secure=self._endpoint.secure)
 
     async def lines(
         self, sandbox_id: str, container: str, *, since_ns: int
@@ -143,11 +140,7 @@ class StoredLogs:
 
     async def close(self) -> None:
         """Close every connection; may be called again."""
-        self._closed = True
-        client, self._client = self._client, None
-        if client is not None:
-            with suppress(SourceUnavailableError), foreign_errors("closing"):
-                await client.aclose()
+        await self._client.close()
 
     async def _page(self, what: str, sandbox_id: str, container: str, token: str) -> StoredPage:
         query = {"pageSize": str(PAGE_SIZE)}
@@ -175,7 +168,7 @@ class StoredLogs:
         }
         timeout = httpx.Timeout(self._request_timeout_s, connect=self._connect_timeout_s)
         url = f"{self._endpoint.url}/v1/sandboxes/{quote(sandbox_id, safe='')}/logs"
-        client = self._http()
+        client = self._client.get()
         request = client.build_request("GET", url, params=query, headers=headers, timeout=timeout)
         response = await client.send(request, stream=True)
         body = bytearray()
@@ -191,13 +184,6 @@ class StoredLogs:
         finally:
             await response.aclose()
         return response, bytes(body)
-
-    def _http(self) -> httpx.AsyncClient:
-        if self._closed:
-            raise SourceUnavailableError("the source is closed", code="connection")
-        if self._client is None:
-            self._client = new_client(self._ssl_context, secure=self._endpoint.secure)
-        return self._client
 
 
 def _one_container(what: str, page: StoredPage, named: str, *, asked: str) -> str:

@@ -6,27 +6,14 @@ import re
 from collections.abc import Mapping
 from typing import Any
 
-from forwarder.source.errors_map import CONNECT_CODES, ERROR_DOMAIN, Failure, connect_failure
-
-#: The numbers of `google.rpc.Code`, from 1.
-_NUMBERED = (
-    "canceled",
-    "unknown",
-    "invalid_argument",
-    "deadline_exceeded",
-    "not_found",
-    "already_exists",
-    "permission_denied",
-    "resource_exhausted",
-    "failed_precondition",
-    "aborted",
-    "out_of_range",
-    "unimplemented",
-    "internal",
-    "unavailable",
-    "data_loss",
-    "unauthenticated",
+from forwarder.source.errors_map import (
+    CODE_NAMES,
+    CONNECT_CODES,
+    ERROR_DOMAIN,
+    Failure,
+    connect_failure,
 )
+
 _DURATION = re.compile(r"(\d{1,12}(?:\.\d{1,9})?)s", re.ASCII)
 _NOT_FOUND_STATUS = 404
 
@@ -68,8 +55,8 @@ def _code(error: Mapping[Any, Any]) -> str:
         if code in CONNECT_CODES:
             return code
     number = error.get("code")
-    if isinstance(number, int) and not isinstance(number, bool) and 1 <= number <= len(_NUMBERED):
-        return _NUMBERED[number - 1]
+    if isinstance(number, int) and not isinstance(number, bool) and 1 <= number <= len(CODE_NAMES):
+        return CODE_NAMES[number - 1]
     return ""
 
 

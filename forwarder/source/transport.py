@@ -53,6 +53,37 @@ _FOREIGN = (
 )
 
 
+class LazyClient:
+    """One HTTP client, made at the first call and closed for good."""
+
+    def __init__(self, ssl_context: ssl.SSLContext | None, *, secure: bool) -> None:
+        """See `new_client`."""
+        self._ssl_context = ssl_context
+        self._secure = secure
+        self._client: httpx.AsyncClient | None = None
+        self._closed = False
+
+    def get(self) -> httpx.AsyncClient:
+        """The client.
+
+        Raises:
+            SourceUnavailableError: It was closed.
+        """
+        if self._closed:
+            raise SourceUnavailableError("the source is closed", code="connection")
+        if self._client is None:
+            self._client = new_client(self._ssl_context, secure=self._secure)
+        return self._client
+
+    async def close(self) -> None:
+        """Close every connection; may be called again."""
+        self._closed = True
+        client, self._client = self._client, None
+        if client is not None:
+            with contextlib.suppress(SourceUnavailableError), foreign_errors("closing"):
+                await client.aclose()
+
+
 @contextlib.contextmanager
 def foreign_errors(what: str) -> Iterator[None]:
     """Turn every foreign exception into SourceUnavailableError; cancellation passes.

@@ -120,7 +120,7 @@ class SqliteSpool:
 
         def work(connection: sqlite3.Connection) -> tuple[list[Frame], int]:
             frames = statements.commit(connection, commits, packed, now_ns)
-            return frames, usage(connection).used_bytes
+            return frames, 0 if self._max_bytes is None else usage(connection).used_bytes
 
         def committed(result: tuple[list[Frame], int]) -> None:
             frames = result[0]

@@ -52,7 +52,8 @@ MUTANTS: tuple[Mutant, ...] = (
         "lines that were taken are recognised by their stamp alone",
         "forwarder/source/overlap.py",
         "        if not ahead[record] and not self._look_ahead(record):\n",
-        "        self._load_all()\n"
+        "        while self._load_next():\n"
+        "            pass\n"
         "        met = self.__dict__.setdefault('_met', set())\n"
         "        met.update(known[1][:30] for known in ahead)\n"
         "        if record[1][:30] in met:\n"
