@@ -27,7 +27,7 @@ from forwarder.spool.interface import StreamRecord, Tail
 from forwarder.stamps import parse_stamp
 from forwarder.stored_tail import StoredTails
 from forwarder.tasks import first_of
-from forwarder.terminal import line_safe
+from sinks.terminal import line_safe
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence

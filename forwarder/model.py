@@ -346,3 +346,61 @@ class Gap:
             "noticed_ns": self.noticed_ns,
             "filled_ns": self.filled_ns,
         }
+
+
+#: What a dead letter is taken to need besides its bytes.
+_LETTER_BYTES = 512
+
+
+@dataclass(frozen=True, slots=True)
+class DeadLetter:
+    r"""Consecutive records of one stream that a sink's destination refused for good.
+
+    Attributes:
+        kind: LINES or PART; GAP or END for a record of ours, whose `raw` is its JSON.
+        first_line: Line number of the first record, or where a record of ours stands.
+        lines: How many lines it holds; 0 for a record of ours.
+        raw: The records' bytes, as the server sent them.
+        unnamed: When not 0: the destination refused so many of a batch and did not say which.
+            Then `raw` is empty and `lines` 0, and the rest tells where the batch began.
+        status: The destination's own word for it, such as `400`.
+        reason: Why, in its own words.
+        maybe_stored: It may have stored some of them, and did not say which.
+        noticed_ns: When, by the local clock.
+    """
+
+    stream_id: int
+    kind: FrameKind
+    first_line: int
+    lines: int
+    first_stamp_ns: int
+    received_ns: int
+    raw: bytes
+    status: str
+    reason: str
+    noticed_ns: int
+    part: int = 0
+    generation: int = 0
+    unnamed: int = 0
+    maybe_stored: bool = False
+
+    @property
+    def size_bytes(self) -> int:
+        """What it counts against `dead_letters.max_size`."""
+        return len(self.raw) + len(self.reason) + _LETTER_BYTES
+
+
+@dataclass(frozen=True, slots=True)
+class HeldLetter:
+    """A dead letter as the spool holds it.
+
+    Attributes:
+        id: Higher than that of any before it, also of those that are gone.
+        attempts: How often it was refused; 1 until it was sent again.
+        replay_ns: When somebody asked for it to be sent again; 0 when nobody did.
+    """
+
+    id: int
+    letter: DeadLetter
+    attempts: int = 1
+    replay_ns: int = 0

@@ -9,22 +9,25 @@ Life of a sink::
     open(state) ─▶ write(batch) ─▶ write(batch) ─▶ ... ─▶ close()
          ▲               │ SinkUnavailableError     same batch again later
          └───────────────┤ SinkMisconfiguredError   held: close, wait, open, same batch again
-                         │ BatchRejectedError       these records never: set aside, go on
+                         │ BatchRejectedError       halved, until the records meant are found
+                         │ PartlyDeliveredError     the rest of it: set aside, or again later
                          └ any other exception      a bug: logged as such, then as unavailable
+
+Whatever happens, the engine sends a record again only if this sink did not say that it is there.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass, field
 from functools import cached_property
-from typing import TYPE_CHECKING, Protocol, runtime_checkable
+from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
 
 
 class SinkError(Exception):
-    """The base of the three verdicts. The message says what to do, to a person."""
+    """The base of the verdicts. The message says what is wrong and what to do, to a person."""
 
 
 class SinkUnavailableError(SinkError):
@@ -40,11 +43,79 @@ class SinkUnavailableError(SinkError):
 
 
 class BatchRejectedError(SinkError):
-    """The destination will never take these records; the engine halves the batch to find them."""
+    """The destination will never take this batch as it is; nothing of it was stored.
+
+    The engine halves it, and in the end sets aside the records that are refused alone.
+
+    Attributes:
+        status: The destination's own word for it, such as `400`; it is kept with the record.
+        too_large: It was refused for its size: smaller batches may pass, and no record is to blame
+            before it was refused alone.
+    """
+
+    def __init__(self, message: str, *, status: str = "", too_large: bool = False) -> None:
+        super().__init__(message)
+        self.status = status
+        self.too_large = too_large
 
 
 class SinkMisconfiguredError(SinkError):
-    """Hold this sink, keep its data, say so, look again slowly: credentials, paths, addresses."""
+    """Hold this sink, keep its data, say so, look again slowly: credentials, paths, addresses.
+
+    Attributes:
+        credentials: Whether it is our credentials that are refused, or cannot be read.
+    """
+
+    def __init__(self, message: str, *, credentials: bool = False) -> None:
+        super().__init__(message)
+        self.credentials = credentials
+
+
+@dataclass(frozen=True, slots=True)
+class Refusal:
+    """Why the destination will never take some records.
+
+    Attributes:
+        reason: In its own words, made safe to print, bounded in length.
+        status: Its own word for it, such as `400` or `document_parsing_exception`.
+        maybe_stored: It may have stored some of these records, and did not say which.
+    """
+
+    reason: str
+    status: str = ""
+    maybe_stored: bool = False
+
+
+class PartlyDeliveredError(SinkError):
+    """The destination took some of the batch; this says what became of the rest.
+
+    Records are numbered through the batch, slice after slice, from 0: see `Batch.record_count`.
+
+    Attributes:
+        refused: Records that it will never take. They are set aside as dead letters.
+        again: Records to be sent once more, later; never those that it has.
+        unnamed: So many more were refused without saying which. They cannot be sent again without
+            sending the others twice; they are counted as dropped, and the refusal is kept.
+        unnamed_refusal: Why.
+        retry_after_s: When `again` is not empty: the destination's own wish, if it has one.
+    """
+
+    def __init__(
+        self,
+        message: str,
+        *,
+        refused: Mapping[int, Refusal] | None = None,
+        again: Sequence[int] = (),
+        unnamed: int = 0,
+        unnamed_refusal: Refusal | None = None,
+        retry_after_s: float | None = None,
+    ) -> None:
+        super().__init__(message)
+        self.refused = dict(refused or {})
+        self.again = tuple(again)
+        self.unnamed = unnamed
+        self.unnamed_refusal = unnamed_refusal or Refusal(message)
+        self.retry_after_s = retry_after_s
 
 
 @dataclass(frozen=True, slots=True)
@@ -104,7 +175,8 @@ class Slice:
         end: For an end record (also without lines), how the stream ended: `state`, `detail`,
             `lines`, `ended_ns`. Nothing of the stream follows, unless its sandbox comes back.
         generation: Which life of the container the lines come from; 0 until it was restarted.
-        decode: Makes the columns from the slice; called at most once, only when asked for.
+        decode: Makes the columns from the slice; called at most once, only when asked for. It can
+            be pickled, and with it the slice.
     """
 
     stream: Stream
@@ -123,6 +195,15 @@ class Slice:
         """Stamps and texts, decoded on first use: a sink that wants bytes never pays for it."""
         return self.decode(self)
 
+    @property
+    def record_count(self) -> int:
+        """Its lines; a gap or end record counts as one."""
+        return 1 if self.gap is not None or self.end is not None else self.line_count
+
+    def __getstate__(self) -> dict[str, Any]:
+        """What goes to a worker process: what was decoded is decoded again there, if needed."""
+        return {name: value for name, value in self.__dict__.items() if name != "columns"}
+
 
 @dataclass(frozen=True, slots=True)
 class Batch:
@@ -131,9 +212,13 @@ class Batch:
     The slices of one stream are in order and without overlaps, over all batches; where line numbers
     have a hole, a gap record stands in it.
 
+    A batch that is sent again has the same records in the same order, save after a crash, when
+    other records may have joined it; with `DeliveryPlan.fixed` it is the same then, too. A batch
+    that was halved comes again in the same pieces, or as a whole.
+
     Attributes:
-        first_id: Identity of the batch's first frame; with `last_id` the same at every resend.
-        last_id: Identity of its last frame.
+        first_id: Identity of the batch's first frame.
+        last_id: Identity of its last frame. Several batches may have parts of one large frame.
     """
 
     first_id: int
@@ -142,8 +227,13 @@ class Batch:
 
     @property
     def line_count(self) -> int:
-        """Records in the batch."""
+        """Lines in the batch, and parts of lines: records of ours are none of them."""
         return sum(part.line_count for part in self.slices)
+
+    @property
+    def record_count(self) -> int:
+        """Records in the batch, gap and end records among them."""
+        return sum(part.record_count for part in self.slices)
 
     @property
     def raw_bytes(self) -> int:
@@ -179,7 +269,11 @@ StateChanges = dict[str, bytes | None]
 
 @runtime_checkable
 class Sink(Protocol):
-    """One destination. Exactly three methods, never called concurrently."""
+    """One destination. Exactly three methods.
+
+    They are never called concurrently, save that as many calls of `write` may be under way at once
+    as the settings' `plan.in_flight` says; none is while `open` or `close` is.
+    """
 
     async def open(self, state: SinkState) -> None:
         """Get ready; called before the first `write` and again after a hold.
@@ -197,15 +291,34 @@ class Sink(Protocol):
         """Make one attempt to deliver the batch; returning means that it is durable there.
 
         The returned changes are committed together with the cursor that moves past the batch. The
-        same batch comes again after an error, a crash, or a cancellation of this call.
+        same batch comes again after an error, a crash, or a cancellation of this call. The engine
+        cancels it when `plan.timeout_s` is over.
 
         Raises:
             SinkUnavailableError: The same batch again later.
             BatchRejectedError: Never again with these records in it.
+            PartlyDeliveredError: Some of it is there, and what is not never comes, or comes again.
             SinkMisconfiguredError: Hold.
         """
         ...
 
     async def close(self) -> None:
         """Let go of everything. Also called after a failed `open`; may never be called at all."""
+        ...
+
+
+@runtime_checkable
+class Checkable(Protocol):
+    """What a sink may have besides: an answer to the command `check`."""
+
+    async def check(self) -> str:
+        """Ask the destination, as a write would, and write no line; `open` was not called.
+
+        Returns:
+            What was found, in a few words: `answers, and takes our credentials`.
+
+        Raises:
+            SinkUnavailableError: It does not answer.
+            SinkMisconfiguredError: Something must be mended; `credentials` says whether it is ours.
+        """
         ...

@@ -7,7 +7,7 @@ text with a unit; from Python they may also be given as plain numbers of bytes a
 import os
 import re
 import stat
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from decimal import Decimal
 from pathlib import Path
@@ -24,6 +24,8 @@ from pydantic import (
     WithJsonSchema,
 )
 from pydantic_core import CoreSchema, PydanticCustomError, core_schema
+
+from sinks.plan import DeliveryPlan
 
 _SIZE_UNITS: Final[Mapping[str, int]] = {
     "TiB": 2**40,
@@ -305,6 +307,13 @@ class Section(BaseModel):
             raise problem(f"{names} exclude each other", at=given[1:2], about=keys, seen=False)
 
 
+class DeadLetterSettings(Section):
+    """Records that the destination refused for good. See `sandbox-forwarder dead-letters`."""
+
+    max_size: Annotated[ByteSize, Within("64KiB", "1TiB")] = 256 * 1024 * 1024
+    """The most that they may take in the spool; when it is reached, the sink is held."""
+
+
 class SinkSettings(Section):
     """What every sink has. A subclass narrows `type` to a literal of its own."""
 
@@ -312,6 +321,22 @@ class SinkSettings(Section):
     """The kind of sink."""
     start: Literal["oldest", "now"] = "oldest"
     """Where a new sink begins: with the oldest line still kept, or with what comes from now on."""
+    dead_letters: DeadLetterSettings = DeadLetterSettings()
+    """Records that the destination refused for good are kept in the spool."""
+
+    @classmethod
+    def from_environment(cls, given: Collection[str], env: Mapping[str, str]) -> dict[str, str]:
+        """Which keys that the file leaves out come from which variables of the environment.
+
+        Args:
+            given: The keys that stand in the file.
+            env: The environment. A variable that is empty counts as not set.
+
+        Returns:
+            The variable's name, by key.
+        """
+        del given, env
+        return {}
 
     @property
     def destination(self) -> str:
@@ -321,3 +346,8 @@ class SinkSettings(Section):
     def may_meet(self, other: "SinkSettings") -> bool:
         """Whether both sinks, of one kind, may come to write to the same place."""
         return self.destination != "" and self.destination == other.destination
+
+    @property
+    def plan(self) -> DeliveryPlan:
+        """How the engine delivers to it."""
+        return DeliveryPlan(dead_letter_bytes=self.dead_letters.max_size)

@@ -32,7 +32,7 @@ from forwarder.admin.parts import (
     thousands,
 )
 from forwarder.model import GapBounds, GapCause, GapKind
-from forwarder.terminal import terminal_safe
+from sinks.terminal import terminal_safe
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence

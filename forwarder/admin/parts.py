@@ -14,7 +14,7 @@ from rich import box
 from rich.table import Table
 from rich.text import Text
 
-from forwarder.terminal import terminal_safe
+from sinks.terminal import terminal_safe
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping

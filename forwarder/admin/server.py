@@ -26,7 +26,7 @@ from forwarder.admin.parts import document_json
 from forwarder.admin.snapshots import Snapshots
 from forwarder.admin.status import status_document
 from forwarder.errors import SpoolError
-from forwarder.loopback import is_loopback
+from sinks.addresses import is_loopback
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Generator

@@ -32,7 +32,7 @@ from forwarder.admin.parts import (
 )
 from forwarder.admin.status import status_document
 from forwarder.admin.view import note_text
-from forwarder.terminal import terminal_safe
+from sinks.terminal import terminal_safe
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence

@@ -15,7 +15,7 @@ from rich.console import Group
 from rich.text import Text
 
 from forwarder.admin.parts import bullets, plural, rfc3339, size, thousands
-from forwarder.terminal import terminal_safe
+from sinks.terminal import terminal_safe
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence

@@ -25,7 +25,7 @@ from forwarder.admin.parts import (
     stream_name,
     thousands,
 )
-from forwarder.terminal import terminal_safe
+from sinks.terminal import terminal_safe
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence

@@ -41,7 +41,8 @@ def load_settings(
     Args:
         path: A YAML 1.2 file.
         sink_types: The settings class of every known kind of sink.
-        env: The environment, for `${NAME}`, `CWSANDBOX_BASE_URL` and `CWSANDBOX_API_KEY`.
+        env: The environment, for `${NAME}`, `CWSANDBOX_BASE_URL` and `CWSANDBOX_API_KEY`, and for
+            what sinks take from it.
 
     Raises:
         InvalidConfigError: A `ConfigError` with every problem at once, one line each, as
@@ -54,7 +55,7 @@ def load_settings(
     substitute_tree(root, env, report)
     _fill_from_environment(root, env)
     engine = _engine_settings(root, report)
-    sinks = _sink_settings(root, sink_types, report)
+    sinks = _sink_settings(root, sink_types, env, report)
     report.raise_any()
     # Every part that is missing was reported.
     assert engine is not None
@@ -98,7 +99,10 @@ def _engine_settings(root: MapNode, report: Report) -> EngineSettings | None:
 
 
 def _sink_settings(
-    root: MapNode, sink_types: Mapping[str, type[SinkSettings]], report: Report
+    root: MapNode,
+    sink_types: Mapping[str, type[SinkSettings]],
+    env: Mapping[str, str],
+    report: Report,
 ) -> dict[str, SinkSettings]:
     sinks: dict[str, SinkSettings] = {}
     for name, line, node in _sink_entries(root, report):
@@ -108,6 +112,8 @@ def _sink_settings(
         if not isinstance(node, MapNode):
             _expected_mapping(line, loc, node, report)
         elif (settings_class := _sink_class(node, line, loc, sink_types, report)) is not None:
+            for key, variable in settings_class.from_environment(node.items.keys(), env).items():
+                _refer(node, key, variable, env)
             settings = validate(settings_class, node, loc, report)
             if settings is not None:
                 sinks[name] = settings

@@ -21,12 +21,10 @@ from forwarder.config.addresses import (
     check_header_secret,
     check_header_text,
     check_listen,
-    is_header_text,
-    is_plaintext_remote,
     split_listen,
 )
 from forwarder.errors import CredentialsRefusedError
-from forwarder.loopback import is_loopback
+from sinks.addresses import is_header_text, is_loopback, is_plaintext_remote
 from sinks.settings import (
     ByteSize,
     Duration,

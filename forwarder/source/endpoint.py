@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from urllib.parse import urlsplit
 
 from forwarder.errors import CredentialsRefusedError
-from forwarder.loopback import is_loopback
+from sinks.addresses import is_loopback
 
 #: Gives the headers to send with a request. It is called for every request, so that a rotated key
 #: file is seen; it may raise OSError or ValueError when there is nothing to read.

@@ -16,9 +16,11 @@ if TYPE_CHECKING:
 
     from forwarder.model import (
         Checkpoint,
+        DeadLetter,
         Frame,
         FrameDraft,
         Gap,
+        HeldLetter,
         StreamInfo,
         StreamKey,
         StreamState,
@@ -112,7 +114,11 @@ class SinkRecord:
 
 @dataclass(frozen=True, slots=True)
 class Delivery:
-    """What moving a sink's cursor adds to its counters, in records."""
+    """What moving a sink's cursor adds to its counters, in lines.
+
+    Attributes:
+        dropped: Refused by the destination without saying which they were.
+    """
 
     delivered: int = 0
     filtered: int = 0
@@ -130,11 +136,31 @@ class Delivery:
 
 
 @dataclass(frozen=True, slots=True)
+class Replayed:
+    """What became of a dead letter that was sent again.
+
+    Attributes:
+        again: What of it was refused again, if anything; the rest was delivered.
+        dropped: Lines of it that were refused without saying which.
+    """
+
+    again: Sequence[DeadLetter] = ()
+    dropped: int = 0
+
+
+@dataclass(frozen=True, slots=True)
 class SinkOverview:
     """One sink's numbers: taken = delivered + filtered + dead_lettered + dropped + pending.
 
+    `dead_lettered` is what is among the dead letters now: what was delivered from there, or dropped
+    by the operator, counts as that.
+
     Attributes:
         oldest_pending_ns: When the first frame that it has not got was received; 0 without one.
+        dropped_for: `dropped`, by reason.
+        dead_letters: How many there are; each holds one or more records.
+        dead_letter_bytes: What they count against `dead_letters.max_size`.
+        replaying: Of the dead letters, those that are to be sent again.
     """
 
     name: str
@@ -149,6 +175,10 @@ class SinkOverview:
     pending: int
     pending_bytes: int
     oldest_pending_ns: int = 0
+    dropped_for: Mapping[str, int] = field(default_factory=dict)
+    dead_letters: int = 0
+    dead_letter_bytes: int = 0
+    replaying: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -276,13 +306,43 @@ class Spool(StreamStore, Protocol):
         ...
 
     async def advance(
-        self, sink: str, cursor: int, changes: Mapping[str, bytes | None], delivery: Delivery
+        self,
+        sink: str,
+        cursor: int,
+        changes: Mapping[str, bytes | None],
+        delivery: Delivery,
+        dead_letters: Sequence[DeadLetter] = (),
     ) -> None:
         """Move a sink's cursor forward to a frame that was read, with what it remembers and counts.
+
+        In the same transaction dead letters are put where they stay until somebody takes them out:
+        `delivery.dead_lettered` is their number of lines.
 
         Raises:
             SpoolUnavailableError: Nothing was stored; try the same again.
             SpoolUntrustedError: The cursor cannot stand there, or see above.
+        """
+        ...
+
+    async def dead_letter_bytes(self, sink: str) -> int:
+        """What the sink's dead letters count against `dead_letters.max_size` now."""
+        ...
+
+    async def letters_to_replay(self, sink: str, *, max_bytes: int) -> Sequence[HeldLetter]:
+        """The sink's dead letters that are to be sent again, in order, about `max_bytes` of them.
+
+        At least one, if there is any. One whose bytes are damaged is skipped, and said so.
+        """
+        ...
+
+    async def settle_replay(self, sink: str, outcome: Mapping[int, Replayed]) -> None:
+        """Take out dead letters that were sent again, by id, and put back what is refused again.
+
+        What was delivered of them counts so from now on, in the same transaction. A dead letter
+        that somebody took out meanwhile is passed over: it was counted then.
+
+        Raises:
+            SpoolUnavailableError: Nothing was stored; try the same again.
         """
         ...
 

@@ -8,7 +8,7 @@ from forwarder.admin.checkpoints import checkpoints_document, render_checkpoints
 from forwarder.admin.parts import document_json
 from forwarder.model import Checkpoint, StreamKey, StreamState
 from forwarder.spool.overview import StreamPosition
-from forwarder.terminal import terminal_safe
+from sinks.terminal import terminal_safe
 from tests.unit.admin.hostile import HOSTILE, is_harmless, on_terminal
 from tests.unit.admin.overviews import NOW_NS, S
 

@@ -8,7 +8,7 @@ from forwarder.admin.gaps import CAUSES, gaps_document, render_gaps
 from forwarder.admin.parts import document_json
 from forwarder.model import Gap, GapBounds, GapCause, GapKind, StreamKey
 from forwarder.spool.overview import GapEntry
-from forwarder.terminal import terminal_safe
+from sinks.terminal import terminal_safe
 from tests.unit.admin.hostile import HOSTILE, is_harmless, on_terminal
 from tests.unit.admin.overviews import NOW_NS, S
 

@@ -3,7 +3,7 @@ from __future__ import annotations
 import pytest
 
 from forwarder.admin.hosts import host_allowed
-from forwarder.loopback import is_loopback
+from sinks.addresses import is_loopback
 
 
 @pytest.mark.parametrize(

@@ -9,7 +9,7 @@ import pytest
 from forwarder.admin.parts import document_json
 from forwarder.admin.status import render_status, status_document
 from forwarder.model import StreamState
-from forwarder.terminal import terminal_safe
+from sinks.terminal import terminal_safe
 from tests.unit.admin.hostile import HOSTILE, is_harmless, on_terminal
 from tests.unit.admin.overviews import NOW_NS, S, note, overview, sink, stream
 

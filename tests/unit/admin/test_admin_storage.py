@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from forwarder.admin.storage import render_spool, spool_document
-from forwarder.terminal import terminal_safe
+from sinks.terminal import terminal_safe
 from tests.unit.admin.hostile import HOSTILE, is_harmless, on_terminal
 from tests.unit.admin.overviews import NOW_NS, S, note, overview, sink
 

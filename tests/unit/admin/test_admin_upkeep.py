@@ -12,7 +12,7 @@ from forwarder.admin.upkeep import (
 )
 from forwarder.spool.backup import BackupReport
 from forwarder.spool.verify import VerifyReport
-from forwarder.terminal import terminal_safe
+from sinks.terminal import terminal_safe
 from tests.unit.admin.hostile import HOSTILE, is_harmless, on_terminal
 from tests.unit.admin.overviews import NOW_NS
 

@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import pytest
 
-from forwarder.terminal import line_safe, terminal_safe
+from sinks.terminal import line_safe, terminal_safe
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,209 @@
+"""What the settings of every sink have in common that speaks to a server."""
+
+# Not `from __future__ import annotations`: pydantic reads the annotations at run time.
+
+import re
+from collections.abc import Mapping
+from typing import Annotated, Literal, Self
+
+from pydantic import AfterValidator, BeforeValidator, Field, model_validator
+
+from sinks.addresses import is_link_local, is_plaintext_remote, split_url
+from sinks.plan import FOR_EVER_S, DeliveryPlan
+from sinks.settings import (
+    ByteSize,
+    Duration,
+    LocalPath,
+    Secret,
+    SecretSource,
+    Section,
+    SinkSettings,
+    Within,
+    problem,
+)
+
+Compression = Literal["gzip", "zstd", "none"]
+
+_HEADER_NAME = re.compile(r"[A-Za-z0-9!#$%&'*+.^_`|~-]+")
+#: Headers that frame the request: they are the sink's own, whatever else is asked for.
+_RESERVED = frozenset(
+    {"host", "content-length", "transfer-encoding", "connection", "content-encoding", "te"}
+)
+
+
+def check_url(value: str) -> str:
+    """Refuse what is no http(s) URL; a slash at its end stays, since it may mean something."""
+    url = split_url(value)
+    if url is None:
+        raise problem('expected a URL such as "https://logs.example.com:4318"')
+    if url.username is not None or url.password is not None:
+        raise problem("a URL must not hold credentials; use headers, bearer_token or username")
+    if url.fragment:
+        raise problem('an address has no "#"')
+    if is_link_local(url.hostname or ""):
+        raise problem("link-local addresses, such as those of metadata services, are refused")
+    return value
+
+
+#: The address of a server.
+Url = Annotated[str, AfterValidator(check_url)]
+
+
+class HeaderFile(Section):
+    """A header whose value stands in a file, which is read at every use."""
+
+    file: LocalPath
+    """The file."""
+
+
+def _check_headers(value: object) -> object:
+    if isinstance(value, Mapping):
+        for name in value:
+            if not isinstance(name, str) or not _HEADER_NAME.fullmatch(name):
+                raise problem("not the name of a header", at=[str(name)])
+            if name.lower() in _RESERVED:
+                raise problem("this header is set by the sink itself", at=[name], seen=False)
+    return value
+
+
+#: Headers by name; a value is a secret, and may stand in a file.
+Headers = Annotated[Mapping[str, Secret | HeaderFile], BeforeValidator(_check_headers)]
+
+
+class TlsSettings(Section):
+    """How the server is verified, and who we are to it."""
+
+    ca_file: LocalPath | None = None
+    """Certificates of the authorities to trust, PEM, instead of the system's."""
+    cert_file: LocalPath | None = None
+    """Our own certificate, PEM, for servers that ask for one."""
+    key_file: LocalPath | None = None
+    """Its key, PEM, when that is not in cert_file."""
+    insecure_skip_verify: bool = False
+    """Believe any certificate. Everybody between here and there can then read and change the lines;
+    a warning says so at every start."""
+
+    @model_validator(mode="after")
+    def _key_needs_certificate(self) -> Self:
+        if self.key_file is not None and self.cert_file is None:
+            raise problem('needs "cert_file", too', at=["key_file"], about=["cert_file"])
+        return self
+
+
+class BatchSettings(Section):
+    """How much is sent at once."""
+
+    max_records: Annotated[int, Field(ge=1, le=1_000_000)] = 10_000
+    """The most records in one request."""
+    max_bytes: Annotated[ByteSize, Within("1KiB", "64MiB")] = 4 * 1024 * 1024
+    """About the most bytes of log in one request, before compression."""
+    max_age: Annotated[Duration, Within("0s", "1h")] = 1.0
+    """How long a record waits for others to be sent with."""
+
+
+Workers = Annotated[int, Field(ge=0, le=64)]
+RetryStatus = Annotated[int, Field(ge=400, le=599)]
+
+
+class NetworkSettings(SinkSettings):
+    """A server, reached over HTTP."""
+
+    headers: Headers = Field(default_factory=dict)
+    """Headers to send with every request, by name: a value, or `{file: PATH}`."""
+    bearer_token: Secret | None = None
+    """Sent as `Authorization: Bearer ...`."""
+    bearer_token_file: LocalPath | None = None
+    """The same from a file; it is read at every use, so that the token can be rotated."""
+    username: Annotated[str, Field(min_length=1)] | None = None
+    """For `Authorization: Basic ...`, with a password."""
+    password: Secret | None = None
+    """The password."""
+    password_file: LocalPath | None = None
+    """The same from a file; it is read at every use."""
+    allow_plaintext: bool = False
+    """Allow credentials over http:// to another machine, where everybody in between sees them."""
+    tls: TlsSettings = TlsSettings()
+    """How the server is verified, and who we are to it."""
+    compression: Compression = "gzip"
+    """`gzip`, `zstd` (only where the server is known to take it) or `none`."""
+    connect_timeout: Annotated[Duration, Within("10ms", "10m")] = 10.0
+    """How long to wait for a connection."""
+    timeout: Annotated[Duration, Within("10ms", "1h")] = 30.0
+    """How long one request may take, from its beginning to the end of the answer."""
+    in_flight: Annotated[int, Field(ge=1, le=64)] = 4
+    """So many requests are under way at once; lines may then arrive out of order."""
+    workers: Workers = 0
+    """So many processes encode and compress; 0 does it in the daemon itself."""
+    batch: BatchSettings = BatchSettings()
+    """How much is sent at once."""
+    retry_statuses: tuple[RetryStatus, ...] = ()
+    """HTTP statuses to try again after, besides those of the protocol: `[500]`."""
+    give_up_after: Annotated[Duration, Within("1m", "365d")] | None = None
+    """After so long of failing, a batch is set aside as dead letters; never by default."""
+
+    @property
+    def endpoints(self) -> Mapping[str, str]:
+        """Every URL that the sink may send to, by its key; a subclass with one names it."""
+        return {}
+
+    @property
+    def plan(self) -> DeliveryPlan:
+        """How the engine delivers to it."""
+        return DeliveryPlan(
+            max_records=self.batch.max_records,
+            max_bytes=self.batch.max_bytes,
+            max_age_s=self.batch.max_age,
+            in_flight=self.in_flight,
+            timeout_s=self.timeout,
+            give_up_after_s=FOR_EVER_S if self.give_up_after is None else self.give_up_after,
+            dead_letter_bytes=self.dead_letters.max_size,
+        )
+
+    @property
+    def has_credentials(self) -> bool:
+        """Whether requests carry anything that must stay secret; a header may always be one."""
+        return bool(self.headers or self.username or self._secret("bearer_token"))
+
+    @model_validator(mode="after")
+    def _one_way_to_log_in(self) -> Self:
+        self.refuse_both("bearer_token", "bearer_token_file")
+        self.refuse_both("password", "password_file")
+        bearer, password = self._secret("bearer_token"), self._secret("password")
+        if (self.username is None) != (password is None):
+            key = "username" if password is None else "password"
+            other = "password" if password is None else "username"
+            raise problem(f'"{key}" needs "{other}", too', about=["username", "password"])
+        ways = [
+            name
+            for name, given in {
+                "bearer_token": bearer,
+                "username": self.username,
+                "headers.Authorization": any(k.lower() == "authorization" for k in self.headers),
+            }.items()
+            if given
+        ]
+        if len(ways) > 1:
+            raise problem(f"{ways[0]} and {ways[1]} exclude each other", seen=False)
+        return self
+
+    @model_validator(mode="after")
+    def _no_secrets_in_the_clear(self) -> Self:
+        for key, url in self.endpoints.items():
+            if self.has_credentials and is_plaintext_remote(url) and not self.allow_plaintext:
+                raise problem(
+                    "http:// would send the credentials in the clear; use https://, "
+                    'or set "allow_plaintext: true"',
+                    at=[key],
+                    about=[key, "allow_plaintext", "headers", "bearer_token", "username"],
+                )
+        return self
+
+    def secret(self, key: str) -> SecretSource | None:
+        """A secret setting that may stand in a file, `_file`; None when neither is given."""
+        return self._secret(key)
+
+    def _secret(self, key: str) -> SecretSource | None:
+        value, file = getattr(self, key), getattr(self, f"{key}_file")
+        if value is None and file is None:
+            return None
+        return SecretSource(key if file is None else f"{key}_file", value, file)
