@@ -32,7 +32,7 @@ from forwarder.spool.sqlite import open_spool
 from forwarder.stored_tail import StoredTails
 from forwarder.stream_limits import StreamLimits
 from forwarder.supervisor import Supervisor
-from forwarder.tasks import endless, first_of
+from forwarder.tasks import endless, first_error, first_of
 from sinks.registry import available
 
 if TYPE_CHECKING:
@@ -58,6 +58,9 @@ _UNHEARD_AFTER_S = 120.0
 
 #: How often frames that every sink is past are deleted.
 PRUNE_INTERVAL_S = 5.0
+
+#: How often dead letters are looked for that are to be sent again.
+REPLAY_INTERVAL_S = 2.0
 
 
 def sink_settings_types() -> dict[str, type[SinkSettings]]:
@@ -281,7 +284,7 @@ class Daemon:
         try:
             await self._run(stop, restart, ending, until_complete=until_complete)
         except BaseExceptionGroup as group:
-            error = _first(group)
+            error = first_error(group)
             failed(error)
             raise error from group
 
@@ -320,6 +323,7 @@ class Daemon:
             ("supervisor", self.supervisor.run),
             ("stream limits", self._limits.run),
             ("prune", self._prune),
+            ("replay", self._replay),
             *((f"sink {one.name}", one.run) for one in self.dispatchers),
         ]
         if self._manager.watchdog_interval_s() is not None:
@@ -361,6 +365,13 @@ class Daemon:
         while True:
             await self._clock.sleep(PRUNE_INTERVAL_S)
             await self.spool.prune(keep_tail_ns=keep_ns)
+
+    async def _replay(self) -> None:
+        """Let every sink look whether somebody wants dead letters to be sent again."""
+        while True:
+            await self._clock.sleep(REPLAY_INTERVAL_S)
+            for dispatcher in self.dispatchers:
+                dispatcher.replay()
 
     async def _watchdog(self) -> None:
         """Tell the service manager that we live, as long as the spool's writing thread does."""
@@ -416,12 +427,5 @@ class Daemon:
             from_oldest=settings.start == "oldest",
             batch_bytes=self.settings.spool.batch_bytes,
             clock=self._clock,
+            plan=settings.plan,
         )
-
-
-def _first(group: BaseExceptionGroup[BaseException]) -> BaseException:
-    """The error that matters of a group: the first that is not itself a group."""
-    error: BaseException = group
-    while isinstance(error, BaseExceptionGroup):
-        error = error.exceptions[0]
-    return error

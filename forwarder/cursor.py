@@ -16,7 +16,10 @@ from forwarder.retry import until_spool_answers
 from forwarder.spool.interface import Delivery
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from forwarder.clock import Clock
+    from forwarder.model import DeadLetter
     from forwarder.spool.interface import Spool
     from sinks.interface import StateChanges
 
@@ -32,16 +35,29 @@ class Cursor:
         self._delivered = frame_id
         self._changes: StateChanges = {}
         self._delivery = Delivery()
+        self._letters: list[DeadLetter] = []
         self._moved = asyncio.Event()
         self._committed = asyncio.Event()
         self._turn = asyncio.Lock()
         self._under_way: asyncio.Future[None] | None = None
 
-    def move(self, frame_id: int, changes: StateChanges, delivery: Delivery) -> None:
-        """The destination confirmed everything up to this frame."""
+    @property
+    def durable(self) -> int:
+        """Where it stands in the spool."""
+        return self._durable
+
+    def move(
+        self,
+        frame_id: int,
+        changes: StateChanges,
+        delivery: Delivery,
+        letters: Sequence[DeadLetter] = (),
+    ) -> None:
+        """Everything up to this frame is settled: confirmed by the destination, or set aside."""
         self._delivered = frame_id
         self._changes.update(changes)
         self._delivery += delivery
+        self._letters.extend(letters)
         self._moved.set()
 
     async def wait_past(self, frame_id: int) -> None:
@@ -89,13 +105,15 @@ class Cursor:
 
     async def _advance(self) -> None:
         frame_id, changes, delivery = self._delivered, self._changes, self._delivery
+        letters = self._letters
         self._moved.clear()
-        self._changes, self._delivery = {}, Delivery()
+        self._changes, self._delivery, self._letters = {}, Delivery(), []
         try:
-            await self._spool.advance(self._sink, frame_id, changes, delivery)
+            await self._spool.advance(self._sink, frame_id, changes, delivery, letters)
         except SpoolUnavailableError:
             self._changes = {**changes, **self._changes}
             self._delivery += delivery
+            self._letters = letters + self._letters
             self._moved.set()
             raise
         self._durable = frame_id

@@ -1,50 +1,49 @@
-"""One sink: read, write, obey the verdict, move the cursor. Retry lives here and nowhere else."""
+"""One sink: read, make batches, deliver, move the cursor.
+
+Several batches may be under way at once; the cursor stands at the lowest that is not settled, so
+after a crash everything behind it comes again. What a destination refuses for good becomes dead
+letters in the transaction that moves the cursor past it.
+"""
 
 from __future__ import annotations
 
 import asyncio
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
-import orjson
 import structlog
 
 from forwarder.cursor import Cursor
-from forwarder.errors import SpoolError, SpoolUnavailableError
-from forwarder.model import FrameKind, SinkHealth
-from forwarder.retry import Backoff, until_spool_answers
+from forwarder.delivering import dead_letters, deliver
+from forwarder.gathering import Gathering
+from forwarder.model import SinkHealth
+from forwarder.outlet import SinkOutlet
+from forwarder.replaying import Replaying
+from forwarder.retry import until_spool_answers
+from forwarder.sink_state import EngineState
 from forwarder.spool.interface import Delivery
-from forwarder.stamps import decode_lines, parse_stamp
-from forwarder.tasks import first_of
-from sinks.interface import (
-    Batch,
-    BatchRejectedError,
-    Columns,
-    SinkMisconfiguredError,
-    SinkUnavailableError,
-    Slice,
-    Stream,
-)
+from forwarder.tasks import first_error, first_of
+from forwarder.window import Settled, Window
+from sinks.plan import DeliveryPlan
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
-
     from forwarder.clock import Clock
-    from forwarder.model import Frame, StreamInfo
+    from forwarder.delivering import Outcome
+    from forwarder.parcels import Parcel
     from forwarder.spool.interface import Spool
-    from sinks.interface import Sink, StateChanges
+    from sinks.interface import Sink
 
-__all__ = ["HOLD_INITIAL_S", "HOLD_MAX_S", "Dispatcher", "SinkHealth", "make_slice"]
+__all__ = ["Dispatcher", "SinkHealth"]
 
-#: How often a held sink is looked at again: soon at first, since whoever broke it may be mending
-#: it right now, and then every few seconds.
-HOLD_INITIAL_S = 1.0
-HOLD_MAX_S = 15.0
+#: Batches that may be begun for each that may be under way: one that is late stops the others only
+#: when so many have overtaken it.
+_WINDOW = 2
 
 
 class Dispatcher:
-    """Carries what the spool holds to one sink, in order, one batch at a time.
+    """Carries what the spool holds to one sink, in order.
 
-    While one batch is written the next one is read, and the cursors of those before are committed.
+    While batches are written the next one is read, and the cursors of those before are committed.
     A sink that is down stops only itself.
     """
 
@@ -57,20 +56,38 @@ class Dispatcher:
         from_oldest: bool,
         batch_bytes: int,
         clock: Clock,
+        plan: DeliveryPlan | None = None,
     ) -> None:
+        """Touches nothing until `run`.
+
+        Args:
+            name: The sink's.
+            sink: Where lines go.
+            spool: Where they come from.
+            from_oldest: Where a sink begins that the spool does not know.
+            batch_bytes: The size of a batch, where the plan has none.
+            clock: What waits.
+            plan: How to deliver.
+        """
         self.name = name
-        self.health = SinkHealth.STARTING
-        self._noted: tuple[SinkHealth, str] = (SinkHealth.STARTING, "")
-        self._sink = sink
         self._spool = spool
         self._from_oldest = from_oldest
-        self._batch_bytes = batch_bytes
         self._clock = clock
         self._log = structlog.get_logger().bind(sink=name)
-        self._backoff = Backoff(initial_s=0.25, max_s=30.0, clock=clock)
-        self._hold = Backoff(initial_s=HOLD_INITIAL_S, max_s=HOLD_MAX_S, clock=clock)
+        plan = plan or DeliveryPlan()
+        self._plan = replace(plan, max_bytes=plan.max_bytes or batch_bytes)
+        self._outlet = SinkOutlet(name, sink, plan=self._plan, spool=spool, clock=clock)
+        self._gathering = Gathering(name, spool, self._plan, clock)
+        self._replaying = Replaying(name, spool, self._outlet, self._gathering, clock)
+        self._window = Window()
         self._cursor: asyncio.Future[Cursor] = asyncio.get_running_loop().create_future()
-        self._infos = _Streams()
+        # The dead letters of a batch are counted before those of another one are.
+        self._room = asyncio.Lock()
+
+    @property
+    def health(self) -> SinkHealth:
+        """How the sink is."""
+        return self._outlet.health
 
     async def run(self) -> None:
         """Deliver until cancelled.
@@ -86,234 +103,110 @@ class Dispatcher:
             self._log.error("sink missed lines while it was not configured", lines=record.missed)
         cursor = Cursor(self.name, record.cursor, spool=self._spool, clock=self._clock)
         self._cursor.set_result(cursor)
-        state = _State(self.name, self._spool, cursor, dict(record.state))
+        state = EngineState(self.name, self._spool, cursor, dict(record.state))
         try:
-            await first_of(cursor.run(), self._carry(record.cursor, cursor, state))
+            await first_of(cursor.run(), self._carry(cursor, state))
         finally:
-            await self._close()
+            await self._outlet.close()
             await cursor.settle()
 
     async def wait_past(self, frame_id: int) -> None:
-        """Return when everything up to this frame is delivered and its cursor is durable."""
+        """Return when everything up to this frame is settled and its cursor is durable.
+
+        From now on no batch waits for more records to come.
+        """
+        self._gathering.hurry()
         cursor = await asyncio.shield(self._cursor)
         await cursor.wait_past(frame_id)
 
-    async def _carry(self, after_id: int, cursor: Cursor, state: _State) -> None:
-        """Read, deliver and move on, for ever."""
-        upcoming = asyncio.create_task(self._next_frames(after_id))
+    def replay(self) -> None:
+        """Look whether there are dead letters to be sent again."""
+        self._replaying.look()
+
+    async def _carry(self, cursor: Cursor, state: EngineState) -> None:
+        """Open the sink; then read and deliver, for ever."""
+        begun = asyncio.Semaphore(
+            1 if self._plan.in_flight == 1 else _WINDOW * self._plan.in_flight
+        )
+        parcels = self._gathering.parcels(cursor, state)
+        upcoming = asyncio.ensure_future(anext(parcels))
         try:
-            await self._open(state)
-            await self._set_health(SinkHealth.RUNNING, "")
-            while True:
-                frames = await upcoming
-                upcoming = asyncio.create_task(self._next_frames(frames[-1].id))
-                changes = await self._deliver(self._batch(frames), state)
-                state.apply(changes)
-                delivered = Delivery(delivered=sum(frame.lines for frame in frames))
-                cursor.move(frames[-1].id, changes, delivered)
+            await self._outlet.open(state)
+            await self._outlet.running()
+            async with asyncio.TaskGroup() as tasks:
+                tasks.create_task(self._replaying.run(state))
+                while True:
+                    parcel = await upcoming
+                    upcoming = asyncio.ensure_future(anext(parcels))
+                    await begun.acquire()
+                    number = self._window.begin(parcel.through_id)
+                    settling = tasks.create_task(self._settle(parcel, number, cursor, state))
+                    settling.add_done_callback(lambda _: begun.release())
+        except BaseExceptionGroup as group:
+            raise first_error(group) from group
         finally:
             upcoming.cancel()
             await asyncio.gather(upcoming, return_exceptions=True)
+            await parcels.aclose()
 
-    async def _next_frames(self, after_id: int) -> Sequence[Frame]:
-        await self._spool.wait_beyond(after_id)
-        return await until_spool_answers(
-            lambda: self._spool.read(after_id, max_bytes=self._batch_bytes, sink=self.name),
-            clock=self._clock,
-        )
-
-    def _batch(self, frames: Sequence[Frame]) -> Batch:
-        slices = [
-            make_slice(frame, self._infos.get(self._spool.stream_info(frame.stream_id)))
-            for frame in frames
-        ]
-        return Batch(frames[0].id, frames[-1].id, slices)
-
-    async def _open(self, state: _State) -> None:
-        """Open the sink, however often that takes."""
-        while True:
-            try:
-                await self._sink.open(state)
-                return
-            except SpoolError:
-                raise
-            except Exception as error:  # noqa: BLE001 - the sink guard: any verdict, or a bug
-                delay_s = await self._judge(error)
-            await self._close()
-            await self._clock.sleep(delay_s)
-
-    async def _deliver(self, batch: Batch, state: _State) -> StateChanges:
-        """Write the batch, however often that takes."""
-        while True:
-            try:
-                changes = await self._sink.write(batch)
-            except SpoolError:
-                raise
-            except Exception as error:  # noqa: BLE001 - the sink guard: any verdict, or a bug
-                await self._wait_out(error, state)
-            else:
-                self._backoff.reset()
-                self._hold.reset()
-                await self._set_health(SinkHealth.RUNNING, "")
-                return changes
-
-    async def _wait_out(self, error: Exception, state: _State) -> None:
-        """Do what a verdict asks for; returns when the sink is ready for the next attempt."""
-        delay_s = await self._judge(error)
-        held = self.health is SinkHealth.HELD
-        if held:
-            await self._close()
-        await self._clock.sleep(delay_s)
-        if held:
-            await self._open(state)
-
-    async def _judge(self, error: Exception) -> float:
-        """Say what a verdict means; returns how long to wait."""
-        match error:
-            case SinkUnavailableError():
-                await self._set_health(SinkHealth.RETRYING, str(error))
-                return self._backoff.next_s(error.retry_after_s)
-            case SinkMisconfiguredError() | BatchRejectedError():
-                # Without a place to set refused records aside, holding keeps them: never a drop.
-                await self._set_health(SinkHealth.HELD, str(error))
-                return self._hold.next_s()
-            case _:
-                self._log.error("sink met a bug", exc_info=error)
-                await self._set_health(SinkHealth.RETRYING, f"bug: {error!r}")
-                return self._backoff.next_s()
-
-    async def _close(self) -> None:
-        """Close the sink; what it leaves behind it has to bear after a crash anyway."""
-        try:
-            await self._sink.close()
-        except Exception as error:  # noqa: BLE001 - the sink guard: any verdict, or a bug
-            self._log.error("sink did not close", exc_info=error)
-
-    async def _set_health(self, health: SinkHealth, detail: str) -> None:
-        """Tell a change once; what `status` shows waits for no disk that is full."""
-        if health is not self.health:
-            level = self._log.info if health is SinkHealth.RUNNING else self._log.error
-            level(f"sink {health}", **({"detail": detail} if detail else {}))
-        self.health = health
-        if (health, detail) == self._noted:
-            return
-        try:
-            await self._spool.note_sink(self.name, str(health), detail)
-        except SpoolUnavailableError:
-            self._log.debug("sink state not noted: the spool has no room")
+    async def _settle(
+        self, parcel: Parcel, number: int, cursor: Cursor, state: EngineState
+    ) -> None:
+        """Deliver a batch, set aside what is refused, and move the cursor as far as it may."""
+        outcome = await deliver(parcel.batch, self._outlet)
+        settled = self._settled(parcel, outcome)
+        if outcome.too_large_bytes:
+            self._gathering.take_less(outcome.too_large_bytes)
+        if settled.letters:
+            async with self._room:
+                await self._make_room(sum(letter.size_bytes for letter in settled.letters))
+                self._finish(number, settled, cursor, state)
+                await until_spool_answers(cursor.commit, clock=self._clock)
         else:
-            self._noted = (health, detail)
+            self._finish(number, settled, cursor, state)
 
+    def _finish(self, number: int, settled: Settled, cursor: Cursor, state: EngineState) -> None:
+        state.apply(settled.changes)
+        move = self._window.settle(number, settled)
+        if move is not None:
+            total = move.settled
+            cursor.move(move.through_id, total.changes, total.delivery, total.letters)
 
-class _State:
-    """What the sink remembers: see `sinks.interface.SinkState`."""
+    def _settled(self, parcel: Parcel, outcome: Outcome) -> Settled:
+        """What is committed of an outcome."""
+        batch = parcel.batch
+        letters = dead_letters(
+            batch.slices, parcel.stream_ids, outcome, now_ns=self._clock.time_ns()
+        )
+        refused = sum(letter.lines for letter in letters)
+        dropped = min(outcome.unnamed, batch.line_count - refused)
+        delivery = Delivery(
+            delivered=batch.line_count - refused - dropped, dead_lettered=refused, dropped=dropped
+        )
+        for letter in letters:
+            self._log.error(
+                "records refused for good, kept as dead letters",
+                records=letter.unnamed or letter.lines or 1,
+                status=letter.status,
+                reason=letter.reason,
+            )
+        return Settled(outcome.changes, delivery, letters)
 
-    def __init__(self, name: str, spool: Spool, cursor: Cursor, values: dict[str, bytes]) -> None:
-        self._name = name
-        self._spool = spool
-        self._cursor = cursor
-        self._values = values
+    async def _make_room(self, need_bytes: int) -> None:
+        """Hold the sink as long as its dead letters take all the room that they may.
 
-    def get(self, key: str) -> bytes | None:
-        """The value last remembered under this key."""
-        return self._values.get(key)
-
-    def keys(self) -> Sequence[str]:
-        """Every key under which something is remembered."""
-        return tuple(self._values)
-
-    async def remember(self, changes: Mapping[str, bytes | None]) -> None:
-        """Make changes durable now.
-
-        Raises:
-            SinkUnavailableError: The spool has no room; the same batch again later.
+        Those that come now are let in when there are no others: refusing them would hold the sink
+        for ever.
         """
-        try:
-            # What earlier batches changed is committed first: it must not undo this afterwards,
-            # and this must not be known beside a cursor that has those batches still to come.
-            await self._cursor.commit()
-            await self._spool.remember(self._name, changes)
-        except SpoolUnavailableError as error:
-            raise SinkUnavailableError(str(error)) from error
-        self.apply(changes)
+        largest = self._plan.dead_letter_bytes
 
-    def apply(self, changes: Mapping[str, bytes | None]) -> None:
-        """Follow changes that are committed elsewhere, with the cursor."""
-        for key, value in changes.items():
-            if value is None:
-                self._values.pop(key, None)
-            else:
-                self._values[key] = value
+        async def fits() -> bool:
+            held = await self._spool.dead_letter_bytes(self.name)
+            pending = self._window.letter_bytes
+            return held + pending + need_bytes <= largest or not held + pending
 
-
-class _Streams:
-    """Turns the engine's description of a stream into the sinks', once per description."""
-
-    def __init__(self) -> None:
-        self._streams: dict[int, tuple[StreamInfo, Stream]] = {}
-
-    def get(self, info: StreamInfo) -> Stream:
-        """The same object for the same description, so that sinks may compare by identity."""
-        known = self._streams.get(id(info))
-        if known is not None:
-            return known[1]
-        if len(self._streams) >= 8192:  # noqa: PLR2004 - bounds memory; made again when needed
-            self._streams.clear()
-        stream = Stream(
-            info.key.sandbox_id,
-            info.key.container,
-            info.display_name,
-            info.tags,
-            info.image,
-            info.runner_id,
-            info.annotations,
-            info.attributes,
+        await self._outlet.hold_until(
+            fits,
+            f"dead letters are full (dead_letters.max_size is {largest} bytes): look at them with"
+            " `sandbox-forwarder dead-letters list`, then replay or drop them",
         )
-        self._streams[id(info)] = (info, stream)
-        return stream
-
-
-def make_slice(frame: Frame, stream: Stream) -> Slice:
-    """A frame as a sink sees it; lines are decoded only when the sink asks for columns."""
-    if not frame.kind.holds_lines:
-        record = orjson.loads(frame.raw)
-        of_gap = frame.kind is FrameKind.GAP
-        return Slice(
-            stream,
-            frame.first_line,
-            0,
-            b"",
-            frame.received_ns,
-            _no_columns,
-            gap=record if of_gap else None,
-            end=None if of_gap else record,
-            generation=frame.generation,
-        )
-    first_ns = frame.first_stamp_ns
-
-    def decode(part: Slice) -> Columns:
-        if part.part:
-            return _part_columns(part, first_ns)
-        return Columns(*decode_lines(part.raw, first_ns))
-
-    return Slice(
-        stream,
-        frame.first_line,
-        frame.lines,
-        frame.raw,
-        frame.received_ns,
-        decode,
-        frame.part,
-        generation=frame.generation,
-    )
-
-
-def _no_columns(_: Slice) -> Columns:
-    return Columns((), ())
-
-
-def _part_columns(part: Slice, stamp_ns: int) -> Columns:
-    """One record; only a line's first part begins with the stamp."""
-    text = part.raw.removesuffix(b"\n")
-    found = parse_stamp(text) if part.part == 1 else None
-    return Columns((stamp_ns,), (text[found[1] :] if found else text,))

@@ -25,6 +25,14 @@ async def first_of(*waits: Coroutine[None, None, object]) -> None:
         await asyncio.gather(*tasks, return_exceptions=True)
 
 
+def first_error(group: BaseExceptionGroup[BaseException]) -> BaseException:
+    """The error that matters of a group: the first that is not itself a group."""
+    error: BaseException = group
+    while isinstance(error, BaseExceptionGroup):
+        error = error.exceptions[0]
+    return error
+
+
 async def endless(name: str, part: Callable[[], Awaitable[None]]) -> None:
     """Run a part of the daemon that must not end before it is told to.
 
