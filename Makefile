@@ -24,6 +24,10 @@ venv: $(STAMP) ## Create the virtual environment
 demo: $(STAMP) ## Forward real processes' output, break everything on purpose, prove nothing is lost
 	$(BIN)/sandbox-forwarder demo
 
+.PHONY: servers
+servers: ## Build real servers for the sinks' tests: collector, OpenSearch, Loki
+	bash tests/servers/install.sh
+
 .PHONY: test
 test: $(STAMP) ## Run the tests
 	$(BIN)/python -m pytest

@@ -1,0 +1,8 @@
+set -euo pipefail
+for tool in javac mvn; do
+    command -v "$tool" || { echo "$tool is not installed"; exit 1; }
+done
+mvn --batch-mode --quiet -Dstyle.color=never \
+    org.apache.maven.plugins:maven-dependency-plugin:3.8.1:copy-dependencies \
+    -DoutputDirectory=out/lib -DincludeScope=runtime
+javac --release 17 -cp 'out/lib/*' -d out OpenSearchNode.java
