@@ -224,7 +224,7 @@ async def test_a_server_dies_with_the_process_that_started_it(tmp_path: Path) ->
     await eventually(Path(f"/proc/{pid}").exists, lambda there: not there)
 
 
-async def test_victoria_logs_takes_json_lines_and_gives_them_back(victoria_logs: VictoriaLogs) -> None:
+async def test_victoria_logs_takes_json_lines_and_gives_back(victoria_logs: VictoriaLogs) -> None:
     answer = victoria_logs.http.post(
         f"{victoria_logs.base_url}/insert/jsonline",
         params={"_time_field": "time", "_msg_field": "text", "_stream_fields": "sandbox_id"},
