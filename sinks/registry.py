@@ -15,6 +15,7 @@ from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
 from sinks.discard import DiscardSettings, DiscardSink
+from sinks.elasticsearch import ElasticsearchSettings, ElasticsearchSink
 from sinks.file import FileSettings, FileSink
 
 if TYPE_CHECKING:
@@ -48,6 +49,7 @@ class SinkPluginError(ValueError):
 BUILTIN: Mapping[str, SinkType] = MappingProxyType(
     {
         "discard": SinkType(DiscardSettings, DiscardSink),
+        "elasticsearch": SinkType(ElasticsearchSettings, ElasticsearchSink),
         "file": SinkType(FileSettings, FileSink),
     }
 )

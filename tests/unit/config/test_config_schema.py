@@ -12,7 +12,7 @@ from ruamel.yaml import YAML
 from forwarder.config import describe, json_schema, load_settings
 from sinks.registry import BUILTIN
 from tests.unit.config.config_support import BASE, ENV, SINK_TYPES, Load
-from tests.unit.config.write_schema import SCHEMA_FILE, schema_bytes
+from tests.unit.config.write_schema import SCHEMA_FILE, schema_bytes, sink_references
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -35,8 +35,14 @@ def test_every_shipped_file_is_valid(file: Path) -> None:
     assert settings.sinks
 
 
+def test_the_shipped_sink_references_are_the_program_s() -> None:
+    shipped = {file: file.read_text() for file in (CONFIG / "sinks").iterdir()}
+
+    assert shipped == sink_references(), "see tests/unit/config/write_schema.py"
+
+
 def test_the_reference_shows_every_setting_and_its_default() -> None:
-    schema = json_schema(TYPES)
+    schema = json_schema({"file": TYPES["file"]})
     sections = _sections((CONFIG / "sandbox-forwarder.yaml").read_text())
 
     for section, reference in schema["properties"].items():
