@@ -30,7 +30,7 @@ servers: ## Build real servers for the sinks' tests: collector, OpenSearch, Loki
 
 .PHONY: test
 test: $(STAMP) ## Run the tests
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest -n 2
 
 .PHONY: format
 format: $(STAMP) ## Format the code
@@ -57,7 +57,7 @@ MINUTES ?= 60
 
 .PHONY: crash
 crash: $(STAMP) ## Kill, cut the power and die at every disk change: CYCLES=1000
-	CRASH_CYCLES=$(CYCLES) $(BIN)/python -m pytest -s --timeout 14400 tests/crash/test_kill.py
+	CRASH_CYCLES=$(CYCLES) $(BIN)/python -m pytest -s --timeout 14400 tests/crash/test_kill.py tests/crash/test_faults.py
 	CRASH_POINTS=all $(BIN)/python -m pytest -s --timeout 14400 tests/crash/test_kill_points.py
 	CRASH_CYCLES=$(POWER_CYCLES) $(BIN)/python -m pytest -s --timeout 14400 tests/crash/test_power_loss.py
 
@@ -83,4 +83,4 @@ proto: ## Generate the API messages from their .proto
 
 .PHONY: clean
 clean: ## Remove what the targets created
-	rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache .hypothesis build dist
+	rm -rf $(VENV) .servers .mypy_cache .ruff_cache .pytest_cache .hypothesis build dist

@@ -161,8 +161,8 @@ class Home:
         """Records in the spool that some sink has yet to get."""
         return max((sink.pending for sink in overview_of(self.state).sinks), default=0)
 
-    async def run_to_end(self, *, forked: bool = False, under: Preload | None = None) -> None:
-        """One last life, until everything is delivered."""
+    async def run_to_end(self, *, forked: bool = True, under: Preload | None = None) -> None:
+        """One last life, until everything is delivered; of the real command when not forked."""
         code, daemon = await run_to_end(self.config, "--until-complete", forked=forked, under=under)
         assert code == 0, daemon.log
 

@@ -48,7 +48,7 @@ async def test_a_clock_that_jumps_while_the_daemon_runs_costs_no_line_and_repeat
                 await lose_session(scene, home, rng, daemon)
             await scene.fall_silent()
             await daemon.kill()
-        await home.run_to_end(forked=True)
+        await home.run_to_end()
         await home.check()
 
 

@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable, Mapping, Sequence
     from pathlib import Path
 
-POINTS = 16
+POINTS = 10
 SANDBOXES = 4
 LINES = 2_000
 AT_A_TIME = 3
@@ -154,7 +154,7 @@ async def die_everywhere(
             home.compare_so_far(logs)
             await life(home, again, second)
             home.compare_so_far(logs)
-            await home.run_to_end(forked=True)
+            await home.run_to_end()
             home.compare(logs)
             shutil.rmtree(home.directory)
             return died

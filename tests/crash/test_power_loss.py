@@ -78,7 +78,7 @@ async def test_power_cuts_at_random_moments_take_nothing_that_was_acknowledged(
         await asyncio.gather(*map(lives, range(DAEMONS)))
         await scene.fall_silent()
         for home in homes:
-            await home.run_to_end(forked=True)
+            await home.run_to_end()
             await home.check()
 
 

@@ -46,7 +46,7 @@ async def test_a_daemon_that_was_stopped_while_its_connections_died_delivers_eve
                 daemon.send(signal.SIGCONT)
             await home.grows(rng, daemon)
             await scene.fall_silent()
-        await home.run_to_end(forked=True)
+        await home.run_to_end()
         await home.check()
 
 

@@ -155,7 +155,7 @@ async def test_resets_at_random_moments_and_slow_wires_cost_no_line_and_repeat_n
                 proxy.cut(rng.choice(("reset", "reset", "close")))
             proxy.behave(PASS)
             await scene.fall_silent()
-        await home.run_to_end(forked=True)
+        await home.run_to_end()
         await home.check()
         print(f"{proxy.connections} connections, at most {proxy.peak_per_s()} within a second")
 
@@ -172,7 +172,7 @@ async def test_idle_connections_that_are_cut_are_opened_again_and_miss_nothing(
         async with running(home.config, forked=True):
             await until(lambda: proxy.connections >= IDLE_CUTS, "reconnects")
             await scene.fall_silent()
-        await home.run_to_end(forked=True)
+        await home.run_to_end()
         await home.check()
 
 

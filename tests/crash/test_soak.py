@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 #: How long faults are injected, in seconds.
-SOAK_S = float(os.environ.get("SOAK_S", "8"))
+SOAK_S = float(os.environ.get("SOAK_S", "5"))
 
 #: The most that the daemon's use may grow in a long run, generously.
 SLOPES_PER_MIN = {"rss_mib": 2.0, "descriptors": 2.0, "threads": 1.0, "spool_mib": 1.0}

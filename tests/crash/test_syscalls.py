@@ -21,7 +21,7 @@ SPOOL_FAILED = 74
 #: The first syncs belong to making the spool and finding the streams, the later ones to commits.
 FAILING_SYNCS = (1, 2, 3, 5, 8)
 SLOW_SYNC_S = 20.0
-DRAIN_S = 1.0
+DRAIN_S = 0.2
 
 #: What stopping may take on top of its own time, on a busy machine; far less than the slow sync.
 GRACE_S = 12.0
@@ -59,7 +59,7 @@ async def test_after_a_sync_of_the_spool_that_failed_nothing_is_acknowledged_any
                 code = await daemon.wait()
                 failed = "EIO" in trace.read_text()
                 assert code == (SPOOL_FAILED if failed else 0), daemon.log
-            await home.run_to_end(forked=True)
+            await home.run_to_end()
             await home.check()
             return failed
 
@@ -89,7 +89,7 @@ async def test_slow_syncs_make_the_commits_larger_and_change_no_byte(tmp_path: P
         async with traced(
             *(home.config, "--until-complete"),
             trace=trace,
-            inject=["fdatasync:delay_enter=200000"],
+            inject=["fdatasync:delay_enter=100000"],
         ) as daemon:
             assert await daemon.wait() == 0, daemon.log
         assert trace.read_text().count("(DELAYED)") > 5
@@ -111,6 +111,6 @@ async def test_a_daemon_stops_in_its_time_although_a_sync_takes_far_longer(tmp_p
             await daemon.kill()
             print(f"exit code {await end}")
         await scene.fall_silent()
-        await home.run_to_end(forked=True)
+        await home.run_to_end()
         await home.check()
         assert in_time

@@ -113,7 +113,8 @@ class DaemonProcess:
             config: The configuration.
             options: What else stands on the command line.
             under: A library that interferes with its calls.
-            paused: Whether it waits for a SIGCONT before it does anything.
+            paused: Whether it waits for a SIGCONT before it does anything; it does so already when
+                this returns, since a SIGCONT that came before would be lost.
         """
         process = await fork(
             *("run", "--config", str(config), *options),
@@ -122,6 +123,8 @@ class DaemonProcess:
             libraries=[under.library] if under else [],
             paused=paused,
         )
+        if paused:
+            await until(lambda: _is_stopped(process.pid), "its pause")
         return cls(process)
 
     @property
@@ -267,6 +270,11 @@ async def grown(path: Path, to_bytes: int, daemon: DaemonProcess) -> None:
     finally:
         what = f"{path} has {size_bytes(path)} of {to_bytes} bytes; the log:\n{daemon.log}"
         assert size_bytes(path) >= to_bytes, what
+
+
+def _is_stopped(pid: int) -> bool:
+    """Whether a process is stopped by a signal: proc(5), the state in `stat`."""
+    return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] == "T"
 
 
 def _holds(event: Mapping[str, Any], fields: Mapping[str, Any]) -> bool:

@@ -274,7 +274,8 @@ def test_a_spool_with_one_flipped_bit_fails_verification_with_74(scene: Scene) -
 def test_a_backup_is_a_state_dir_of_its_own_with_the_same_gaps(scene: Scene) -> None:
     target = scene.config.parent / "copy" / "of today"
     with locked(scene.state):
-        assert str(target) in scene.run("spool", "backup", str(target))
+        told = scene.run("spool", "backup", str(target))
+    assert str(target) in told.replace("\n", "")  # a long name is broken at the terminal's width
     original = scene.document("gaps")["gaps"]
     settings = orjson.loads(scene.config.read_bytes())
     scene.config.write_bytes(orjson.dumps({**settings, "state_dir": str(target)}))

@@ -56,7 +56,7 @@ async def test_whatever_a_program_prints_is_in_the_file_to_the_byte(
             },
             source={"max_line_bytes": max_line_bytes},
         )
-        code, daemon = await run_to_end(config, "--until-complete")
+        code, daemon = await run_to_end(config, "--until-complete", forked=True)
         server.faults.piece_bytes = None
         expected = await read_logs(
             server.base_url, server.api_key, sandbox_id=sandbox, timestamps=True

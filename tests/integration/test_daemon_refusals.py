@@ -80,11 +80,11 @@ async def test_a_spool_that_cannot_be_trusted_is_74_and_left_as_it_is(
     async with LocalServer(LocalSettings()) as server:
         await shell_sandbox(server.base_url, server.api_key, "seq 100", tags=["t"])
         config = some_config(tmp_path, server.base_url, server.api_key)
-        code, daemon = await run_to_end(config, "--until-complete")
+        code, daemon = await run_to_end(config, "--until-complete", forked=True)
         assert code == 0, daemon.log
         DAMAGE[damage](tmp_path / "state" / "spool.db")
         before = contents(tmp_path)
-        code, daemon = await run_to_end(config, "--until-complete")
+        code, daemon = await run_to_end(config, "--until-complete", forked=True)
     assert code == 74, daemon.log
     assert str(tmp_path / "state" / "spool.db") in daemon.log
     assert "Traceback" not in daemon.log
@@ -115,7 +115,7 @@ async def test_a_second_daemon_is_75_and_the_first_one_goes_on(tmp_path: Path) -
 async def test_a_killed_daemon_leaves_no_lock_behind(tmp_path: Path) -> None:
     config = some_config(tmp_path)
     for _ in range(2):
-        async with running(config) as daemon:
+        async with running(config, forked=True) as daemon:
             await daemon.event("discovery failing")
             await daemon.kill()
 
@@ -135,7 +135,7 @@ async def test_a_configuration_broken_after_a_backlog_leaves_the_backlog(tmp_pat
     async with LocalServer(LocalSettings()) as server:
         await shell_sandbox(server.base_url, server.api_key, "seq 100", tags=["t"])
         config = some_config(tmp_path, server.base_url, server.api_key)
-        code, daemon = await run_to_end(config, "--until-complete")
+        code, daemon = await run_to_end(config, "--until-complete", forked=True)
         assert code == 0, daemon.log
     config.write_text(config.read_text().replace('"file"', '"fiel"'))
     before = contents(tmp_path)

@@ -40,8 +40,8 @@ async def test_a_signal_under_load_ends_it_with_0_and_the_next_life_goes_on_wher
     rng = seeded()
     async with talkative(tmp_path, LocalSettings(), 2) as scene:
         home = scene.home(tmp_path / "daemon")
-        for _ in range(3):
-            async with running(home.config) as daemon:
+        for life in range(3):
+            async with running(home.config, forked=life > 0) as daemon:
                 await home.grows(rng, daemon)
                 daemon.send(number)
                 assert await daemon.wait() == 0, daemon.log
@@ -150,7 +150,7 @@ async def test_what_was_read_to_its_end_is_not_read_again_by_the_next_life(tmp_p
             sinks={"text": file_sink(tmp_path / "all.log")},
         )
         for _ in range(2):
-            code, daemon = await run_to_end(config, "--until-complete")
+            code, daemon = await run_to_end(config, "--until-complete", forked=True)
             assert code == 0, daemon.log
         expected = server.process(sandbox).log.stamped()
     assert (tmp_path / "all.log").read_bytes() == expected
@@ -188,7 +188,7 @@ FORCED = "stopped before the disk answered; everything acknowledged is safe"
 #: The daemon, on a disk whose syncs hang as long as a file is there; and with little patience.
 SLOW = """
 import asyncio, pathlib, sqlite3, sys, threading
-from forwarder import app, cli
+from forwarder import app, cli, running
 from forwarder.spool.sqlite import open_spool
 from sinks.files.system import Files
 
@@ -217,7 +217,7 @@ sync_data = Files.sync_data
 if of == "sink":
     Files.sync_data = lambda self, fd: (sync(), sync_data(self, fd))
 app.open_spool = open_slowly
-cli.STOP_GRACE_S = patience_s
+running.STOP_GRACE_S = patience_s
 cli.main()
 """
 

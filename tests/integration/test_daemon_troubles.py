@@ -62,7 +62,7 @@ async def test_a_key_that_is_refused_while_following_holds_the_streams_until_it_
     rng = seeded()
     async with talkative(tmp_path, LocalSettings(), 2) as scene:
         home = scene.home(tmp_path / "daemon")
-        async with running(home.config) as daemon:
+        async with running(home.config, forked=True) as daemon:
             await home.grows(rng, daemon)
             for code in ("unauthenticated", "permission_denied"):
                 scene.server.faults.merge({"refuse_credentials": code})
@@ -88,7 +88,7 @@ async def test_an_api_that_does_not_answer_is_reported_and_asked_until_it_does(
         sandboxes=[{"tags": ["t"]}],
         sinks={"text": file_sink(tmp_path / "all.log")},
     )
-    async with running(config) as daemon:
+    async with running(config, forked=True) as daemon:
         await daemon.event("discovery failing", selector="t")
         async with LocalServer(LocalSettings(port=port, api_key="the-key")) as server:
             sandbox = await shell_sandbox(server.base_url, server.api_key, "seq 1000", tags=["t"])
@@ -118,7 +118,7 @@ async def test_a_path_that_cannot_be_written_holds_its_sink_alone_until_it_can(
                 "free": file_sink(tmp_path / "free.log"),
             },
         )
-        async with running(config, "--until-complete") as daemon:
+        async with running(config, "--until-complete", forked=True) as daemon:
             held = await daemon.event("sink held", sink="blocked")
             assert str(in_the_way) in held["detail"]
             await grown(tmp_path / "free.log", len(expected), daemon)
@@ -145,7 +145,7 @@ async def test_a_full_disk_stops_its_sink_alone_until_there_is_room(tmp_path: Pa
                     "free": file_sink(tmp_path / "free.log"),
                 },
             )
-            async with running(config, "--until-complete") as daemon:
+            async with running(config, "--until-complete", forked=True) as daemon:
                 await daemon.event("sink retrying", sink="full", detail="no space left")
                 await grown(tmp_path / "free.log", len(expected), daemon)
                 disk.resize("64m")
@@ -160,7 +160,7 @@ async def test_a_full_spool_stops_the_reading_until_there_is_room(tmp_path: Path
         rng = seeded()
         with small_disk(tmp_path / "daemon" / "state", "1m") as disk:
             home = scene.home(tmp_path / "daemon")
-            async with running(home.config) as daemon:
+            async with running(home.config, forked=True) as daemon:
                 await daemon.event("spool cannot be written, reading stops until it can")
                 disk.resize("256m")
                 await daemon.event("spool can be written again")

@@ -93,12 +93,12 @@ async def test_a_spool_that_cannot_be_used_is_set_aside_when_told_to_and_not_bef
             sandboxes=[{"tags": ["t"]}],
             sinks={"text": file_sink(tmp_path / "all.log")},
         )
-        async with running(config, "--until-complete") as daemon:
+        async with running(config, "--until-complete", forked=True) as daemon:
             assert await daemon.wait() == 0, daemon.log
         state = StateDir(tmp_path / "state")
         with closing(sqlite3.connect(state.database, isolation_level=None)) as connection:
             connection.execute("UPDATE counter SET held_frames = -1")
-        async with running(config, "--until-complete") as daemon:
+        async with running(config, "--until-complete", forked=True) as daemon:
             assert await daemon.wait() == 74, daemon.log
             assert "--new-spool" in daemon.log
         async with running(config, "--until-complete", "--new-spool") as daemon:
