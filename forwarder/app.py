@@ -15,6 +15,7 @@ import structlog
 from forwarder.admin.health import Health
 from forwarder.admin.server import AdminServer
 from forwarder.admin.systemd import keep_watchdog
+from forwarder.checking import check_all
 from forwarder.clock import SystemClock
 from forwarder.discovery import Discovery, Selector, Wanted
 from forwarder.dispatcher import Dispatcher
@@ -39,6 +40,7 @@ if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 
     from forwarder.admin.systemd import ServiceManager
+    from forwarder.checking import Finding
     from forwarder.clock import Clock
     from forwarder.config import SandboxSelector, Settings, SourceSettings
     from forwarder.config.settings import SpoolSettings
@@ -146,6 +148,20 @@ def make_selector(settings: SandboxSelector) -> Selector:
         primary_only=settings.containers == "primary",
         attributes=settings.attributes,
     )
+
+
+async def check(settings: Settings) -> list[Finding]:
+    """Ask the API and every destination whether they answer and take us; see `checking`."""
+    kinds = available()
+    sinks = {
+        name: (sink.type, kinds[sink.type].build(name, sink))
+        for name, sink in settings.sinks.items()
+    }
+    source = make_source(settings.source)
+    try:
+        return await check_all(source, settings.sandboxes, sinks)
+    finally:
+        await source.close()
 
 
 class Daemon:

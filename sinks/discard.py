@@ -35,5 +35,9 @@ class DiscardSink:
         del batch
         return {}
 
+    async def check(self) -> str:
+        """It is always there."""
+        return "takes everything, and keeps nothing"
+
     async def close(self) -> None:
         """Nothing to let go of."""

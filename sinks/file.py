@@ -32,7 +32,7 @@ from dataclasses import replace
 from itertools import islice
 from typing import TYPE_CHECKING
 
-from sinks.files.directories import open_root, sync_directory
+from sinks.files.directories import check_root, open_root, sync_directory
 from sinks.files.layout import Mark, Piece, lay_out, split
 from sinks.files.pool import KEY_PREFIX, FilePool, Target
 from sinks.files.rotation import NO_MOMENT, Moment, Rotation, newest_moment
@@ -101,6 +101,14 @@ class FileSink:
             self._rotator = Rotator(
                 name, self._rotation, shelf=shelf, pool=pool, state=state, turn=self._turn
             )
+
+    async def check(self) -> str:
+        """Whether the directory is there, or can be made, and may be written; nothing is made.
+
+        Raises:
+            SinkMisconfiguredError: It may not.
+        """
+        return await asyncio.to_thread(check_root, self._root)
 
     async def write(self, batch: Batch) -> StateChanges:
         """Append the batch's lines; when this returns they are on the disk.

@@ -6,6 +6,7 @@ import os
 from typing import TYPE_CHECKING
 
 from sinks.files.system import verdicts
+from sinks.interface import SinkMisconfiguredError
 
 if TYPE_CHECKING:
     from sinks.files.system import Files
@@ -22,6 +23,25 @@ def open_root(files: Files, root: str, mode: int) -> int:
             return enter(files, name, parent_fd, mode)
         finally:
             files.close(parent_fd)
+
+
+def check_root(root: str) -> str:
+    """Whether files can be made in a directory of the operator's, which may have to be made first.
+
+    Returns:
+        So, in words.
+
+    Raises:
+        SinkMisconfiguredError: They cannot.
+    """
+    there = root
+    while not os.path.lexists(there):
+        there = os.path.dirname(there)  # noqa: PTH120 - text, as everywhere here
+    if not os.path.isdir(there):  # noqa: PTH112 - the same
+        raise SinkMisconfiguredError(f"{there} is not a directory")
+    if not os.access(there, os.W_OK | os.X_OK):
+        raise SinkMisconfiguredError(f"{there} may not be written by this user")
+    return f"can write to {root}" if there == root else f"can make {root}"
 
 
 def sync_directory(files: Files, path: str) -> None:
