@@ -24,6 +24,8 @@ from sinks.testing import (
     gap_of,
     slice_of,
 )
+from tests.contract.destination_elasticsearch import ElasticsearchIndex
+from tests.contract.destination_loki import LokiStreams
 from tests.unit.sinks.renaming_disk import read_all
 
 if TYPE_CHECKING:
@@ -137,13 +139,17 @@ class Memory:
         return [dict(record.gap) for record in self.records(stream) if record.gap is not None]
 
 
-@pytest.fixture(params=["file-text", "file-ndjson", "file-rotated", "memory"])
+@pytest.fixture(
+    params=["file-text", "file-ndjson", "file-rotated", "memory", "elasticsearch", "loki"]
+)
 def destination(request: pytest.FixtureRequest, tmp_path: Path) -> Destination:
     makers: dict[str, Callable[[], Destination]] = {
         "file-text": lambda: TextFiles(tmp_path),
         "file-ndjson": lambda: NdjsonFiles(tmp_path),
         "file-rotated": lambda: RotatedFiles(tmp_path),
         "memory": Memory,
+        "elasticsearch": lambda: ElasticsearchIndex(request.getfixturevalue("opensearch")),
+        "loki": lambda: LokiStreams(request.getfixturevalue("loki")),
     }
     return makers[request.param]()
 
