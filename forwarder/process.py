@@ -23,6 +23,14 @@ _SAY_S = 2.0
 _LEAVE_S = 2.0
 
 
+def quiet_libraries() -> None:
+    """Keep gRPC's C library from writing lines of its own form to standard error.
+
+    It reads the environment when it is imported; who has set the variable is obeyed.
+    """
+    os.environ.setdefault("GRPC_VERBOSITY", "ERROR")
+
+
 def guard_descriptors() -> None:
     """Put `/dev/null` on the descriptors 0, 1 and 2 that are closed.
 

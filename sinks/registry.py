@@ -17,6 +17,9 @@ from typing import TYPE_CHECKING, Any
 from sinks.discard import DiscardSettings, DiscardSink
 from sinks.elasticsearch import ElasticsearchSettings, ElasticsearchSink
 from sinks.file import FileSettings, FileSink
+from sinks.http import HttpSettings, HttpSink
+from sinks.loki import LokiSettings, LokiSink
+from sinks.otlp import OtlpSettings, OtlpSink
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping
@@ -51,6 +54,9 @@ BUILTIN: Mapping[str, SinkType] = MappingProxyType(
         "discard": SinkType(DiscardSettings, DiscardSink),
         "elasticsearch": SinkType(ElasticsearchSettings, ElasticsearchSink),
         "file": SinkType(FileSettings, FileSink),
+        "http": SinkType(HttpSettings, HttpSink),
+        "loki": SinkType(LokiSettings, LokiSink),
+        "otlp": SinkType(OtlpSettings, OtlpSink),
     }
 )
 

@@ -8,7 +8,7 @@ import os
 import re
 import stat
 from collections.abc import Callable, Collection, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from decimal import Decimal
 from pathlib import Path
 from typing import Annotated, Any, ClassVar, Final, Literal, Self
@@ -314,6 +314,19 @@ class DeadLetterSettings(Section):
     """The most that they may take in the spool; when it is reached, the sink is held."""
 
 
+@dataclass(frozen=True, slots=True)
+class Variable:
+    """A variable of the environment that is written in another way than the key it stands for.
+
+    Attributes:
+        name: The variable's; it is shown in place of the value, which may be a secret.
+        value: What the file would have: a text, or texts by key.
+    """
+
+    name: str
+    value: str | Mapping[str, str] = field(repr=False)
+
+
 class SinkSettings(Section):
     """What every sink has. A subclass narrows `type` to a literal of its own."""
 
@@ -325,15 +338,18 @@ class SinkSettings(Section):
     """Records that the destination refused for good are kept in the spool."""
 
     @classmethod
-    def from_environment(cls, given: Collection[str], env: Mapping[str, str]) -> dict[str, str]:
+    def from_environment(
+        cls, given: Collection[str], env: Mapping[str, str]
+    ) -> "dict[str, str | Variable]":
         """Which keys that the file leaves out come from which variables of the environment.
 
         Args:
-            given: The keys that stand in the file.
+            given: The keys that stand in the file; `section.key` for those in a section.
             env: The environment. A variable that is empty counts as not set.
 
         Returns:
-            The variable's name, by key.
+            By key, written in the same way: the variable's name, when the file could have its very
+            text, or else what the file would have instead.
         """
         del given, env
         return {}

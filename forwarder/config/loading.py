@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
     from forwarder.config.problems import Loc
     from forwarder.config.tree import Node
-    from sinks.settings import SinkSettings
+    from sinks.settings import SinkSettings, Variable
 
 #: Sections in which every key may be left out: one that is there but empty means just that.
 MAY_BE_EMPTY: Final = frozenset({"source", "spool", "admin", "log", "shutdown"})
@@ -92,6 +92,30 @@ def _refer(section: MapNode, key: str, variable: str, env: Mapping[str, str]) ->
         section.key_lines[key] = section.line
 
 
+def _keys(section: MapNode) -> set[str]:
+    inner = [(key, node) for key, node in section.items.items() if isinstance(node, MapNode)]
+    return {*section.items, *(f"{key}.{name}" for key, node in inner for name in node.items)}
+
+
+def _supply(section: MapNode, key: str, found: str | Variable, env: Mapping[str, str]) -> None:
+    """Put in what a sink takes from the environment, as if the file had a reference to it."""
+    outer, dot, inner = key.partition(".")
+    if dot:
+        section.key_lines.setdefault(outer, section.line)
+        below = section.items.setdefault(outer, MapNode(section.line, {}, {}))
+        if isinstance(below, MapNode):
+            _supply(below, inner, found, env)
+    elif isinstance(found, str):
+        _refer(section, key, found, env)
+    elif isinstance(found.value, str):
+        _refer(section, key, found.name, {found.name: found.value})
+    else:
+        below = section.items[key] = MapNode(section.line, {}, {})
+        section.key_lines[key] = section.line
+        for name, text in found.value.items():
+            _refer(below, name, found.name, {found.name: text})
+
+
 def _engine_settings(root: MapNode, report: Report) -> EngineSettings | None:
     items = {key: node for key, node in root.items.items() if key != "sinks"}
     node = MapNode(root.line, items, root.key_lines)
@@ -112,8 +136,8 @@ def _sink_settings(
         if not isinstance(node, MapNode):
             _expected_mapping(line, loc, node, report)
         elif (settings_class := _sink_class(node, line, loc, sink_types, report)) is not None:
-            for key, variable in settings_class.from_environment(node.items.keys(), env).items():
-                _refer(node, key, variable, env)
+            for key, found in settings_class.from_environment(_keys(node), env).items():
+                _supply(node, key, found, env)
             settings = validate(settings_class, node, loc, report)
             if settings is not None:
                 sinks[name] = settings

@@ -26,6 +26,7 @@ from sinks.testing import (
 )
 from tests.contract.destination_elasticsearch import ElasticsearchIndex
 from tests.contract.destination_loki import LokiStreams
+from tests.contract.destination_otlp import OtlpCollector
 from tests.unit.sinks.renaming_disk import read_all
 
 if TYPE_CHECKING:
@@ -140,7 +141,17 @@ class Memory:
 
 
 @pytest.fixture(
-    params=["file-text", "file-ndjson", "file-rotated", "memory", "elasticsearch", "loki"]
+    params=[
+        "file-text",
+        "file-ndjson",
+        "file-rotated",
+        "memory",
+        "elasticsearch",
+        "loki",
+        "otlp-protobuf",
+        "otlp-json",
+        "otlp-grpc",
+    ]
 )
 def destination(request: pytest.FixtureRequest, tmp_path: Path) -> Destination:
     makers: dict[str, Callable[[], Destination]] = {
@@ -150,6 +161,11 @@ def destination(request: pytest.FixtureRequest, tmp_path: Path) -> Destination:
         "memory": Memory,
         "elasticsearch": lambda: ElasticsearchIndex(request.getfixturevalue("opensearch")),
         "loki": lambda: LokiStreams(request.getfixturevalue("loki")),
+        "otlp-protobuf": lambda: OtlpCollector(request.getfixturevalue("collector")),
+        "otlp-json": lambda: OtlpCollector(
+            request.getfixturevalue("collector"), protocol="http/json"
+        ),
+        "otlp-grpc": lambda: OtlpCollector(request.getfixturevalue("collector"), protocol="grpc"),
     }
     return makers[request.param]()
 

@@ -49,4 +49,4 @@ class VictoriaLogs(Server):
             f"{self.base_url}/select/logsql/query", data={"query": logsql, "limit": "100000"}
         )
         answer.raise_for_status()
-        return [json.loads(line) for line in answer.text.splitlines()]
+        return [json.loads(line) for line in answer.content.splitlines()]
