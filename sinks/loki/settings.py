@@ -27,7 +27,7 @@ _TIMEOUTS_PER_BATCH = 10
 
 
 class LokiBatchSettings(BatchSettings):
-    """How much is sent at once."""
+    """How large a batch becomes, and how long a record waits for others."""
 
     max_records: Annotated[int, Field(ge=1, le=100_000)] = 5_000
     """The most records in one batch."""
