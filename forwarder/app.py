@@ -409,6 +409,9 @@ class Daemon:
             metrics=self.metrics,
             health=health,
             clock=self._clock,
+            letter_limits={
+                name: sink.plan.dead_letter_bytes for name, sink in self.settings.sinks.items()
+            },
         )
 
     @property

@@ -1,47 +1,37 @@
-"""Arguments to settings to app; the only place that knows exit codes."""
+"""Arguments to settings to app: the commands, save the groups that have modules of their own."""
 
 from __future__ import annotations
 
 import asyncio
 import dataclasses
-import enum
 import gc
-import os
 import sys
 import traceback
-from contextlib import contextmanager
 from importlib.util import find_spec
-from pathlib import Path
+from pathlib import Path  # noqa: TC003 - typer needs it at run time
 from typing import TYPE_CHECKING, Annotated, NoReturn
 
-import orjson
 import structlog
 import typer
 
 from forwarder import errors, process, running
+from forwarder.cli_letters import letters_group
+from forwarder.cli_parts import (
+    ConfigOption,
+    ExitCode,
+    JsonOption,
+    exit_code,
+    exits,
+    print_json,
+    show,
+)
+from forwarder.cli_spool import spool_group
 from forwarder.logs import configure_logs, daemon_logs
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Sequence
-
-    from rich.console import RenderableType
-
-    from forwarder.admin.parts import Document
+    from collections.abc import Sequence
 
 _log = structlog.get_logger()
-
-
-class ExitCode(enum.IntEnum):
-    """What a shell, a supervisor or a script can rely on (sysexits.h where it has a name)."""
-
-    DONE = 0
-    USAGE = 2
-    UNAVAILABLE = 69  # the API or a destination does not answer
-    INTERNAL = 70
-    SPOOL = 74  # the spool cannot be trusted or written
-    LOCKED = 75  # another daemon holds state_dir
-    REFUSED = 77  # credentials refused
-    CONFIG = 78
 
 
 app = typer.Typer(
@@ -52,23 +42,14 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 
-spool_group = typer.Typer(name="spool", invoke_without_command=True)
 app.add_typer(spool_group)
-
-ConfigOption = Annotated[
-    Path, typer.Option("--config", "-c", help="The configuration, a YAML file.", metavar="FILE")
-]
-#: The same for a group of commands: it may stand before or behind the command's name.
-GroupConfigOption = Annotated[
-    Path | None,
-    typer.Option("--config", "-c", help="The configuration, a YAML file.", metavar="FILE"),
-]
-JsonOption = Annotated[bool, typer.Option("--json", help="One JSON document, for scripts.")]
+app.add_typer(letters_group)
 
 
 def main() -> NoReturn:
     """The command `sandbox-forwarder`."""
     process.guard_descriptors()
+    process.quiet_libraries()
     try:
         app()
     except SystemExit as ended:
@@ -151,14 +132,37 @@ def validate(config: ConfigOption, *, as_json: JsonOption = False) -> None:
                     {"file": one.file, "line": one.line, "path": one.path, "text": one.text}
                     for one in error.problems
                 ]
-                _print_json({"valid": False, "problems": problems})
+                print_json({"valid": False, "problems": problems})
                 raise typer.Exit(ExitCode.CONFIG) from None
             raise
     if as_json:
-        _print_json({"valid": True, "settings": describe(settings)})
+        print_json({"valid": True, "settings": describe(settings)})
     else:
         sinks = ", ".join(f"{name} ({sink.type})" for name, sink in settings.sinks.items())
         typer.echo(f"{config} is valid. Sinks: {sinks}.")
+
+
+@app.command()
+def check(config: ConfigOption, *, as_json: JsonOption = False) -> None:
+    """Ask the API and every destination whether they answer, and take our credentials.
+
+    It writes no line anywhere, and may run beside the daemon. Exits 69 when something does not
+    answer as it should, and 77 when credentials are refused.
+    """
+    from forwarder.admin.checks import checks_document, render_checks
+    from forwarder.app import check as ask
+    from forwarder.checking import Verdict
+    from forwarder.clock import SystemClock
+
+    with exits():
+        configure_logs(level="critical", form="auto")
+        findings = asyncio.run(ask(running.load(config)))
+        document = checks_document(findings, now_ns=SystemClock().time_ns())
+        show(document, render_checks, as_json=as_json)
+    if any(one.verdict is Verdict.REFUSED for one in findings):
+        raise typer.Exit(ExitCode.REFUSED)
+    if any(one.verdict.is_trouble for one in findings):
+        raise typer.Exit(ExitCode.UNAVAILABLE)
 
 
 @app.command()
@@ -226,7 +230,7 @@ def status(config: ConfigOption, *, as_json: JsonOption = False) -> None:
     from forwarder.admin.status import render_status
 
     with exits():
-        _show(commands.status(running.load(config)), render_status, as_json=as_json)
+        show(commands.status(running.load(config)), render_status, as_json=as_json)
 
 
 @app.command()
@@ -247,7 +251,7 @@ def gaps(
 
     with exits():
         document = commands.gaps(running.load(config), sandbox_id=sandbox, open_only=open_only)
-        _show(document, render_gaps, as_json=as_json)
+        show(document, render_gaps, as_json=as_json)
 
 
 @app.command()
@@ -257,55 +261,7 @@ def checkpoints(config: ConfigOption, *, as_json: JsonOption = False) -> None:
     from forwarder.admin.checkpoints import render_checkpoints
 
     with exits():
-        _show(commands.checkpoints(running.load(config)), render_checkpoints, as_json=as_json)
-
-
-@spool_group.callback()
-def spool(
-    context: typer.Context, *, config: GroupConfigOption = None, as_json: JsonOption = False
-) -> None:
-    """How full the spool is and for whom; with a command, verify it or back it up."""
-    from forwarder import commands
-    from forwarder.admin.storage import render_spool
-
-    if context.invoked_subcommand is None:
-        with exits():
-            document = commands.spool(running.load(_group_config(context, config)))
-            _show(document, render_spool, as_json=as_json)
-
-
-@spool_group.command("verify")
-def spool_verify(
-    context: typer.Context, *, config: GroupConfigOption = None, as_json: JsonOption = False
-) -> None:
-    """Read all of it, beside the daemon too. Exits 74 when anything is damaged."""
-    from forwarder import commands
-    from forwarder.admin.upkeep import render_verify
-
-    with exits():
-        document = commands.verify(running.load(_group_config(context, config)))
-        _show(document, render_verify, as_json=as_json)
-    if not document["ok"]:
-        raise typer.Exit(ExitCode.SPOOL)
-
-
-@spool_group.command("backup")
-def spool_backup(
-    context: typer.Context,
-    target: Annotated[
-        Path, typer.Argument(metavar="TARGET", help="A directory that is not there yet.")
-    ],
-    *,
-    config: GroupConfigOption = None,
-    as_json: JsonOption = False,
-) -> None:
-    """Copy it as it is now, beside the daemon too; the copy can be used as state_dir."""
-    from forwarder import commands
-    from forwarder.admin.upkeep import render_backup
-
-    with exits():
-        document = commands.backup(running.load(_group_config(context, config)), target)
-        _show(document, render_backup, as_json=as_json)
+        show(commands.checkpoints(running.load(config)), render_checkpoints, as_json=as_json)
 
 
 @app.command()
@@ -352,63 +308,11 @@ def demo(
             raise typer.Exit(ExitCode.INTERNAL)
 
 
-@contextmanager
-def exits() -> Iterator[None]:
-    """Turn the errors that end a command into a message and an exit code."""
-    try:
-        yield
-    except errors.ForwarderError as error:
-        prefix = "" if isinstance(error, errors.ConfigError) else "sandbox-forwarder: "
-        process.say(f"{prefix}{error}\n")
-        raise typer.Exit(_exit_code(error)) from error
-    except BrokenPipeError:
-        # Whoever read our output has seen enough. Python would complain once more at its end.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        raise typer.Exit(ExitCode.DONE) from None
-
-
-#: The first that fits counts, so the more special errors stand first.
-_EXIT_CODES: tuple[tuple[type[errors.ForwarderError], ExitCode], ...] = (
-    (errors.ConfigError, ExitCode.CONFIG),
-    (errors.UsageError, ExitCode.USAGE),
-    (errors.SpoolLockedError, ExitCode.LOCKED),
-    (errors.SpoolError, ExitCode.SPOOL),
-    (errors.CredentialsRefusedError, ExitCode.REFUSED),
-    (errors.SandboxNotFoundError, ExitCode.USAGE),
-    (errors.SourceError, ExitCode.UNAVAILABLE),
-)
-
-
-def _exit_code(error: BaseException) -> ExitCode:
-    return next((code for kind, code in _EXIT_CODES if isinstance(error, kind)), ExitCode.INTERNAL)
-
-
 def _end_code(failures: Sequence[BaseException], *, stopped: bool) -> ExitCode:
     """What a daemon ends with that could not close everything: why it ended, not what hangs."""
     if failures:
-        return _exit_code(failures[0])
+        return exit_code(failures[0])
     return ExitCode.DONE if stopped else ExitCode.INTERNAL
-
-
-def _group_config(context: typer.Context, config: Path | None) -> Path:
-    """The configuration given to a command, or to the group that it is in."""
-    found = config or (context.parent.params.get("config") if context.parent else None)
-    if found is None:
-        raise typer.BadParameter("a configuration is needed", param_hint="--config", ctx=context)
-    return Path(found)
-
-
-def _show(
-    document: Document, render: Callable[[Document], RenderableType], *, as_json: bool
-) -> None:
-    """Print a document: as it is for a script, in words for a person."""
-    from forwarder.admin.parts import document_json
-    from forwarder.commands import Terminal
-
-    if as_json:
-        typer.echo(document_json(document, indent=2), nl=False)
-    else:
-        Terminal().print(render(document))
 
 
 def _want_local_extra() -> None:
@@ -419,7 +323,3 @@ def _want_local_extra() -> None:
             f'this needs the extra "local" ({", ".join(missing)} not installed):'
             " pip install 'sandbox-forwarder[local]'"
         )
-
-
-def _print_json(document: object) -> None:
-    typer.echo(orjson.dumps(document, option=orjson.OPT_INDENT_2).decode())

@@ -55,6 +55,7 @@ def status(settings: Settings) -> Document:
         _overview(settings),
         daemon_pid=is_locked(StateDir(settings.state_dir)),
         now_ns=SystemClock().time_ns(),
+        letter_limits=letter_limits(settings),
     )
 
 
@@ -71,17 +72,31 @@ def gaps(settings: Settings, *, sandbox_id: str = "", open_only: bool = False) -
             a mistyped id does not deserve.
     """
     state = StateDir(settings.state_dir)
-    if sandbox_id and all(one.key.sandbox_id != sandbox_id for one in checkpoints_of(state)):
-        raise UsageError(
-            f"no sandbox {sandbox_id!r} was ever followed with state_dir {state.path};"
-            " status and checkpoints name those that were"
-        )
+    want_sandbox(state, sandbox_id)
     return gaps_document(
         gaps_of(state),
         now_ns=SystemClock().time_ns(),
         sandbox_id=sandbox_id,
         open_only=open_only,
     )
+
+
+def want_sandbox(state: StateDir, sandbox_id: str) -> None:
+    """See that a sandbox that was asked for was ever followed; an empty id is none.
+
+    Raises:
+        UsageError: It was not.
+    """
+    if sandbox_id and all(one.key.sandbox_id != sandbox_id for one in checkpoints_of(state)):
+        raise UsageError(
+            f"no sandbox {sandbox_id!r} was ever followed with state_dir {state.path};"
+            " status and checkpoints name those that were"
+        )
+
+
+def letter_limits(settings: Settings) -> dict[str, int]:
+    """By sink, the most that its dead letters may take."""
+    return {name: sink.plan.dead_letter_bytes for name, sink in settings.sinks.items()}
 
 
 def checkpoints(settings: Settings) -> Document:
@@ -99,12 +114,13 @@ def spool(settings: Settings) -> Document:
         when_full=settings.spool.when_full,
         daemon_pid=is_locked(state),
         now_ns=SystemClock().time_ns(),
+        letter_limits=letter_limits(settings),
     )
 
 
 def verify(settings: Settings) -> Document:
     """Read all of the spool; see `forwarder.admin.upkeep`. Tells its progress on a terminal."""
-    with _progress("verifying") as progress:
+    with progress_bar("verifying") as progress:
         report = verify_spool(StateDir(settings.state_dir), progress=progress)
     return verify_document(report, now_ns=SystemClock().time_ns())
 
@@ -116,13 +132,13 @@ def backup(settings: Settings, target: Path) -> Document:
         UsageError: There is something at the target.
         SpoolUntrustedError: There is no spool, or it cannot be read; or the copy not be written.
     """
-    with _progress("copying") as progress:
+    with progress_bar("copying") as progress:
         report = copy_spool(StateDir(settings.state_dir), target, progress=progress)
     return backup_document(report, now_ns=SystemClock().time_ns())
 
 
 @contextmanager
-def _progress(what: str) -> Iterator[Callable[[int, int], None]]:
+def progress_bar(what: str) -> Iterator[Callable[[int, int], None]]:
     """A bar on standard error while something takes long; nothing where that is no terminal."""
     console = Console(stderr=True)
     with Progress(console=console, transient=True, disable=not console.is_terminal) as bar:

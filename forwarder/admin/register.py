@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Final
 
 from forwarder.admin.samples import (
     by_label,
+    dropped_lines,
     of_process,
     of_sinks,
     of_spool,
@@ -259,19 +260,32 @@ REGISTER: Final = (
         of_sinks(lambda sink: sink.filtered),
         labels=_SINK,
     ),
-    _counter(
-        "sink_lines_dead_lettered_total",
-        "Lines that the destination refused for good, set aside.",
+    _gauge(
+        "sink_dead_letter_lines",
+        "Lines that the destination refused for good, and that are among the dead letters now.",
         of_sinks(lambda sink: sink.dead_lettered),
-        advice="Alert on any increase.",
+        advice="Alert on any increase; dead-letters list says why.",
+        labels=_SINK,
+    ),
+    _gauge(
+        "sink_dead_letters",
+        "Dead letters; each holds one or more of these lines, or says how many are not known.",
+        of_sinks(lambda sink: sink.dead_letters),
+        labels=_SINK,
+    ),
+    _gauge(
+        "sink_dead_letter_bytes",
+        "What they count against dead_letters.max_size.",
+        of_sinks(lambda sink: sink.dead_letter_bytes),
+        advice="Alert before the limit: then the sink is held.",
         labels=_SINK,
     ),
     _counter(
         "sink_lines_dropped_total",
-        "Lines given up.",
-        of_sinks(lambda sink: sink.dropped),
-        advice="Alert on any increase.",
-        labels=_SINK,
+        "Lines given up, by reason.",
+        dropped_lines,
+        advice="Alert on any increase; dead_letters_dropped is an operator's choice.",
+        labels=("sink", "reason"),
     ),
     _gauge(
         "sink_pending_lines",

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 from forwarder.admin.parts import SECOND_NS
 from forwarder.model import SinkHealth, StreamState
+from forwarder.spool.interface import DropReason
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -75,6 +76,13 @@ def of_sinks(value: Callable[[SinkOverview], float]) -> Reading:
         return [(value(sink), sink.name) for sink in sinks]
 
     return read
+
+
+def dropped_lines(sample: Sample) -> Iterable[Row]:
+    """Each sink's dropped lines for every reason there is."""
+    for sink in () if sample.overview is None else sample.overview.sinks:
+        for reason in dict.fromkeys((*DropReason, *sink.dropped_for)):
+            yield sink.dropped_for.get(reason, 0), sink.name, str(reason)
 
 
 def sink_states(sample: Sample) -> Iterable[Row]:

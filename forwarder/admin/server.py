@@ -11,6 +11,7 @@ import asyncio
 import contextlib
 import os
 import socket
+from types import MappingProxyType
 from typing import TYPE_CHECKING
 
 import structlog
@@ -29,7 +30,7 @@ from forwarder.errors import SpoolError
 from sinks.addresses import is_loopback
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable, Generator
+    from collections.abc import Awaitable, Callable, Generator, Mapping
 
     from starlette.requests import Request
     from starlette.types import ASGIApp
@@ -77,6 +78,7 @@ class AdminServer:
         metrics: Metrics,
         health: Health,
         clock: Clock,
+        letter_limits: Mapping[str, int] = MappingProxyType({}),
     ) -> None:
         """Prepare to serve; nothing is opened before `run`.
 
@@ -86,6 +88,7 @@ class AdminServer:
             metrics: The engine's counters.
             health: What readiness depends on.
             clock: Time.
+            letter_limits: By sink, the most that its dead letters may take.
         """
         self.bound: tuple[str, int] | None = None
         self.listening = asyncio.Event()
@@ -93,6 +96,7 @@ class AdminServer:
         self._metrics = metrics
         self._health = health
         self._clock = clock
+        self._letter_limits = letter_limits
         self._snapshots = Snapshots(snapshot, clock=clock)
         self._exposition = Exposition()
 
@@ -189,7 +193,14 @@ class AdminServer:
         now_ns = self._clock.time_ns()
         # Thousands of streams take many milliseconds: not on the loop that forwards.
         body = await asyncio.to_thread(
-            lambda: document_json(status_document(overview, daemon_pid=os.getpid(), now_ns=now_ns))
+            lambda: document_json(
+                status_document(
+                    overview,
+                    daemon_pid=os.getpid(),
+                    now_ns=now_ns,
+                    letter_limits=self._letter_limits,
+                )
+            )
         )
         return Response(body, media_type="application/json")
 

@@ -16,7 +16,10 @@ meaning. Times are RFC 3339 in UTC with nanoseconds, or null when unknown; sizes
     sinks         name, state, detail, since, state_age_s, taken, delivered, filtered,
                   dead_lettered, dropped, pending, pending_bytes
                   (taken = delivered + filtered + dead_lettered + dropped + pending),
-                  oldest_pending, oldest_pending_age_s: when the oldest pending line was received
+                  oldest_pending, oldest_pending_age_s: when the oldest pending line was received,
+                  dropped_for (`dropped`, by reason), dead_letters, dead_letter_bytes,
+                  dead_letter_max_bytes (null when not known), replaying (of the dead letters,
+                  those that are to be sent again)
     streams       sandbox_id, container, display_name, state, detail, since, state_age_s, lines,
                   bytes, last_stamp, gaps, gaps_filled, generation
 
@@ -29,6 +32,7 @@ from __future__ import annotations
 
 from collections import Counter
 from dataclasses import asdict
+from types import MappingProxyType
 from typing import TYPE_CHECKING
 
 from forwarder.admin.parts import age_s, rfc3339
@@ -36,6 +40,8 @@ from forwarder.admin.view import render_status
 from forwarder.model import StreamState
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
     from forwarder.admin.parts import Document
     from forwarder.spool.interface import SinkOverview, SpoolOverview, StreamOverview
 
@@ -44,7 +50,13 @@ __all__ = ["render_status", "status_document"]
 FORMAT = 1
 
 
-def status_document(overview: SpoolOverview, *, daemon_pid: int | None, now_ns: int) -> Document:
+def status_document(
+    overview: SpoolOverview,
+    *,
+    daemon_pid: int | None,
+    now_ns: int,
+    letter_limits: Mapping[str, int] = MappingProxyType({}),
+) -> Document:
     """The document; see the module for its shape.
 
     Args:
@@ -52,6 +64,7 @@ def status_document(overview: SpoolOverview, *, daemon_pid: int | None, now_ns: 
         daemon_pid: The daemon that holds `state_dir`; 0 when there is one of unknown process id,
             None when none runs.
         now_ns: The wall clock.
+        letter_limits: By sink, the most that its dead letters may take, where that is known.
     """
     states = Counter(stream.state for stream in overview.streams)
     return {
@@ -79,12 +92,12 @@ def status_document(overview: SpoolOverview, *, daemon_pid: int | None, now_ns: 
             "gaps": overview.gaps_unfilled,
             "gaps_filled": sum(stream.gaps_filled for stream in overview.streams),
         },
-        "sinks": [_sink(sink, now_ns) for sink in overview.sinks],
+        "sinks": [_sink(sink, letter_limits.get(sink.name), now_ns) for sink in overview.sinks],
         "streams": [_stream(stream, now_ns) for stream in overview.streams],
     }
 
 
-def _sink(sink: SinkOverview, now_ns: int) -> Document:
+def _sink(sink: SinkOverview, max_bytes: int | None, now_ns: int) -> Document:
     known = asdict(sink)
     oldest_ns = known.pop("oldest_pending_ns")
     return {
@@ -93,6 +106,7 @@ def _sink(sink: SinkOverview, now_ns: int) -> Document:
         "detail": known.pop("detail"),
         **_since(known.pop("since_ns"), now_ns),
         **known,
+        "dead_letter_max_bytes": max_bytes,
         "oldest_pending": rfc3339(oldest_ns),
         "oldest_pending_age_s": age_s(oldest_ns, now_ns),
     }

@@ -8,17 +8,20 @@ meaning. Times are RFC 3339 in UTC with nanoseconds, or null when there is none;
     daemon        running, pid (null when none runs, or when it is not known)
     spool         as in `forwarder.admin.status`, and: path, when_full, oldest_frame_age_s
     notes         name, text, since, state_age_s: what is wrong with the spool
-    sinks         name, state, pending, pending_bytes, oldest_pending, oldest_pending_age_s
+    sinks         name, state, pending, pending_bytes, oldest_pending, oldest_pending_age_s,
+                  dead_letters, dead_letter_bytes, dead_letter_max_bytes
 """
 
 from __future__ import annotations
 
+from types import MappingProxyType
 from typing import TYPE_CHECKING
 
 from rich.console import Group
 from rich.table import Table
 from rich.text import Text
 
+from forwarder.admin.dead_letters import letter_room
 from forwarder.admin.parts import (
     age_s,
     duration,
@@ -55,6 +58,9 @@ _SINK_KEYS = (
     "pending_bytes",
     "oldest_pending",
     "oldest_pending_age_s",
+    "dead_letters",
+    "dead_letter_bytes",
+    "dead_letter_max_bytes",
 )
 
 
@@ -65,6 +71,7 @@ def spool_document(
     when_full: str,
     daemon_pid: int | None,
     now_ns: int,
+    letter_limits: Mapping[str, int] = MappingProxyType({}),
 ) -> Document:
     """The document; see the module for its shape.
 
@@ -74,8 +81,11 @@ def spool_document(
         when_full: What happens when it has reached its limit.
         daemon_pid: As for `status_document`.
         now_ns: The wall clock.
+        letter_limits: As for `status_document`.
     """
-    status = status_document(overview, daemon_pid=daemon_pid, now_ns=now_ns)
+    status = status_document(
+        overview, daemon_pid=daemon_pid, now_ns=now_ns, letter_limits=letter_limits
+    )
     return {
         "format": FORMAT,
         "generated_at": status["generated_at"],
@@ -137,7 +147,7 @@ def _backlogs(sinks: Sequence[Record]) -> RenderableType:
     if not sinks:
         return Text("No sink has been opened yet.", "dim")
     table = plain_table("SINK", "STATE")
-    for title in ("BACKLOG", "BYTES", "OLDEST LINE"):
+    for title in ("BACKLOG", "BYTES", "OLDEST LINE", "DEAD LETTERS"):
         table.add_column(title, justify="right", no_wrap=True)
     for sink in sinks:
         pending = sink["pending"]
@@ -148,5 +158,14 @@ def _backlogs(sinks: Sequence[Record]) -> RenderableType:
             plural(pending, "line") if pending else Text("none", "dim"),
             size(sink["pending_bytes"]) if pending else "",
             f"{age} ago" if age else "",
+            _dead_letters(sink),
         )
     return table
+
+
+def _dead_letters(sink: Record) -> Text:
+    """`12, 1.2 MiB of 256.0 MiB`: they are in the spool, too, until somebody takes them out."""
+    if not sink["dead_letters"]:
+        return Text()
+    room = letter_room(sink["dead_letter_bytes"], sink["dead_letter_max_bytes"])
+    return Text(f"{thousands(sink['dead_letters'])}, ").append_text(room)

@@ -3,7 +3,8 @@
 The documents are contracts: keys are only ever added, and `format` grows when one changes its
 meaning.
 
-    verify        format 1, generated_at, ok, frames, lines (looked at), problems (texts)
+    verify        format 1, generated_at, ok, frames, lines, dead_letters (looked at), problems
+                  (texts)
     backup        format 1, generated_at, path, spool_id, size_bytes, frames, last_frame_id
 """
 
@@ -43,6 +44,7 @@ def verify_document(report: VerifyReport, *, now_ns: int) -> Document:
         "ok": report.ok,
         "frames": report.frames,
         "lines": report.lines,
+        "dead_letters": report.dead_letters,
         "problems": list(report.problems),
     }
 
@@ -63,6 +65,8 @@ def backup_document(report: BackupReport, *, now_ns: int) -> Document:
 def render_verify(document: Record) -> RenderableType:
     """The view of a document, for `rich.console.Console.print`."""
     looked_at = f"{plural(document['frames'], 'frame')} with {plural(document['lines'], 'line')}"
+    if document["dead_letters"]:
+        looked_at += f" and {plural(document['dead_letters'], 'dead letter')}"
     problems: Sequence[str] = document["problems"]
     if not problems:
         text = Text().append("✓ no damage", "bold green")

@@ -18,8 +18,8 @@ if TYPE_CHECKING:
 
 _log = structlog.get_logger()
 
-#: Everything but the frames: these are verified one by one, when they are read.
-SMALL_TABLES = ("counter", "stream", "sink", "sink_state", "gap", "note")
+#: Everything but frames and dead letters: these are verified one by one, when they are read.
+SMALL_TABLES = ("counter", "stream", "sink", "sink_state", "dropped_lines", "gap", "note")
 
 
 def check(connection: sqlite3.Connection, state: StateDir) -> None:

@@ -12,7 +12,9 @@ from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
 from forwarder.model import FrameKind, Gap, GapBounds, GapCause, GapKind
+from forwarder.spool.dropped import count_dropped
 from forwarder.spool.giving_up import PLACE_COLUMNS, Place, gap_at, lines_in, neighbour, put_gap
+from forwarder.spool.interface import DropReason
 from forwarder.spool.statements import INSERT_GAP, gap_row
 
 if TYPE_CHECKING:
@@ -223,11 +225,13 @@ def _replace(connection: sqlite3.Connection, run: _Run, now_ns: int) -> Gap:
         " held_bytes = held_bytes - ?",
         (len(run.places) - 1, run.lines, less_bytes),
     )
-    connection.execute(
-        "UPDATE sink SET dropped = dropped + ?1, cursor_lines = cursor_lines + ?1,"
-        " cursor_bytes = cursor_bytes + ?2 WHERE retired_ns = 0 AND cursor < ?3",
+    behind = connection.execute(
+        "UPDATE sink SET cursor_lines = cursor_lines + ?, cursor_bytes = cursor_bytes + ?"
+        " WHERE retired_ns = 0 AND cursor < ? RETURNING name",
         (run.lines, less_bytes, last.id),
-    )
+    ).fetchall()
+    for (name,) in behind:
+        count_dropped(connection, name, DropReason.SPOOL_FULL, run.lines)
     return gap
 
 

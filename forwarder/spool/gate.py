@@ -15,6 +15,7 @@ import structlog
 from forwarder.errors import SpoolUnavailableError
 from forwarder.spool import statements
 from forwarder.spool.checkpoint import cut_off
+from forwarder.spool.dead_letters import all_letter_bytes
 from forwarder.spool.dropping import Dropped, drop_oldest, drop_tails, is_any_pending
 from forwarder.spool.overview import Usage, usage
 from forwarder.spool.pruning import give_space_back
@@ -99,8 +100,10 @@ class Gate:
         used_bytes = await self._make_room(below_bytes)
         self._at_limit = used_bytes >= below_bytes
         if self._at_limit:
+            letters = await self._writer.run(all_letter_bytes)
+            of_them = f", of which dead letters are {letters}" if letters else ""
             await self._refuse(
-                f"the spool has reached max_size ({used_bytes} of {limit} bytes);"
+                f"the spool has reached max_size ({used_bytes} of {limit} bytes{of_them});"
                 " reading goes on when sinks have made room"
             )
 

@@ -13,8 +13,10 @@ import orjson
 
 from forwarder.errors import SpoolUntrustedError
 from forwarder.model import FrameDraft, FrameKind, Gap, GapBounds, GapCause, GapKind
+from forwarder.spool.dropped import count_dropped
 from forwarder.spool.files import ADVICE
 from forwarder.spool.frames import COLUMNS, FrameDamagedError, number, pack_draft, unpack
+from forwarder.spool.interface import DropReason
 from forwarder.spool.overview import gap_of_record
 from forwarder.spool.statements import INSERT_FRAME, INSERT_GAP, frame_row, gap_row
 
@@ -280,9 +282,13 @@ def recount(connection: sqlite3.Connection) -> None:
             "SELECT coalesce(sum(lines), 0), coalesce(sum(raw_bytes), 0) FROM frame WHERE id > ?",
             (cursor,),
         ).fetchone()
+        (missing,) = connection.execute(
+            "SELECT total_lines - ? - cursor_lines FROM sink, counter WHERE name = ?",
+            (lines, name),
+        ).fetchone()
         connection.execute(
-            "UPDATE sink SET dropped = dropped + counter.total_lines - ?1 - cursor_lines,"
-            " cursor_lines = counter.total_lines - ?1, cursor_bytes = counter.total_bytes - ?2"
-            " FROM counter WHERE name = ?3",
+            "UPDATE sink SET cursor_lines = counter.total_lines - ?,"
+            " cursor_bytes = counter.total_bytes - ? FROM counter WHERE name = ?",
             (lines, size_bytes, name),
         )
+        count_dropped(connection, name, DropReason.DAMAGED, missing)

@@ -8,6 +8,7 @@ callers store at the same time is committed in one transaction. When the storage
 
 from __future__ import annotations
 
+import enum
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Protocol
 
@@ -133,6 +134,17 @@ class Delivery:
             self.dead_lettered + other.dead_lettered,
             self.dropped + other.dropped,
         )
+
+
+class DropReason(enum.StrEnum):
+    """Why lines were dropped for a sink."""
+
+    NOT_CONFIGURED = "not_configured"  # deleted while the sink was not in the configuration
+    DAMAGED = "damaged"  # the disk gave back something else than was stored
+    SPOOL_FULL = "spool_full"  # the oldest were given up: `when_full: drop_oldest`
+    REFUSED_UNNAMED = "refused_unnamed"  # the destination refused so many and did not say which
+    DEAD_LETTERS_DROPPED = "dead_letters_dropped"  # the operator dropped dead letters
+    UNRECORDED = "unrecorded"  # counted by an earlier version, which did not keep why
 
 
 @dataclass(frozen=True, slots=True)
@@ -331,7 +343,8 @@ class Spool(StreamStore, Protocol):
     async def letters_to_replay(self, sink: str, *, max_bytes: int) -> Sequence[HeldLetter]:
         """The sink's dead letters that are to be sent again, in order, about `max_bytes` of them.
 
-        At least one, if there is any. One whose bytes are damaged is skipped, and said so.
+        At least one, if there is any. One whose bytes are damaged is skipped, and said so. What
+        operators ask of dead letters is carried out first; see `forwarder.spool.requests`.
         """
         ...
 
@@ -373,7 +386,8 @@ class Spool(StreamStore, Protocol):
     async def prune(self, *, keep_tail_ns: int) -> int:
         """Delete frames that every sink is past, save each live stream's tail; returns how many.
 
-        On a full disk it does what it can; the rest is left to the next call.
+        On a full disk it does what it can; the rest is left to the next call. What operators ask
+        of dead letters is carried out, too.
         """
         ...
 

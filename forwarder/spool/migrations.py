@@ -50,6 +50,44 @@ STEPS: dict[int, tuple[str, ...]] = {
             FROM gap_1""",
         "DROP TABLE gap_1",
     ),
+    2: (
+        "ALTER TABLE sink ADD COLUMN letters INTEGER NOT NULL DEFAULT 0",
+        "ALTER TABLE sink ADD COLUMN letter_bytes INTEGER NOT NULL DEFAULT 0",
+        """CREATE TABLE dropped_lines (
+            sink TEXT NOT NULL,
+            reason TEXT NOT NULL,
+            lines INTEGER NOT NULL,
+            PRIMARY KEY (sink, reason)
+        ) STRICT, WITHOUT ROWID""",
+        # Schema 2 kept no dead letters, nor why lines were dropped.
+        "UPDATE sink SET dropped = dropped + dead_lettered, dead_lettered = 0",
+        "INSERT INTO dropped_lines SELECT name, 'unrecorded', dropped FROM sink WHERE dropped <> 0",
+        """CREATE TABLE dead_letter (
+            id INTEGER PRIMARY KEY AUTOINCREMENT,
+            sink TEXT NOT NULL,
+            stream_id INTEGER NOT NULL,
+            kind INTEGER NOT NULL,
+            first_line INTEGER NOT NULL,
+            lines INTEGER NOT NULL,
+            part INTEGER NOT NULL,
+            generation INTEGER NOT NULL,
+            first_stamp_ns INTEGER NOT NULL,
+            received_ns INTEGER NOT NULL,
+            unnamed INTEGER NOT NULL,
+            maybe_stored INTEGER NOT NULL,
+            status TEXT NOT NULL,
+            reason TEXT NOT NULL,
+            noticed_ns INTEGER NOT NULL,
+            attempts INTEGER NOT NULL,
+            replay_ns INTEGER NOT NULL DEFAULT 0,
+            size_bytes INTEGER NOT NULL,
+            raw_bytes INTEGER NOT NULL,
+            checksum INTEGER NOT NULL,
+            data BLOB NOT NULL
+        ) STRICT""",
+        "CREATE INDEX dead_letter_by_sink ON dead_letter (sink, status)",
+        "CREATE INDEX dead_letter_to_replay ON dead_letter (sink) WHERE replay_ns <> 0",
+    ),
 }
 
 

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import orjson
 
 from forwarder.model import Checkpoint, Gap, GapBounds, GapCause, GapKind, StreamKey, StreamState
+from forwarder.spool.dropped import dropped_for
 from forwarder.spool.files import StateDir, connect_reader
 from forwarder.spool.interface import Note, SinkOverview, SpoolOverview, StreamOverview
 from forwarder.spool.statements import GAP_COLUMNS, guarded
@@ -88,7 +89,7 @@ def overview_of(state: StateDir) -> SpoolOverview:
     Raises:
         SpoolUntrustedError: There is none, or it cannot be read.
     """
-    return _ask(state, read_overview)
+    return ask(state, read_overview)
 
 
 def gaps_of(state: StateDir) -> list[GapEntry]:
@@ -97,7 +98,7 @@ def gaps_of(state: StateDir) -> list[GapEntry]:
     Raises:
         SpoolUntrustedError: There is no spool, or it cannot be read.
     """
-    return _ask(state, _gaps)
+    return ask(state, _gaps)
 
 
 def checkpoints_of(state: StateDir) -> list[StreamPosition]:
@@ -106,7 +107,7 @@ def checkpoints_of(state: StateDir) -> list[StreamPosition]:
     Raises:
         SpoolUntrustedError: There is no spool, or it cannot be read.
     """
-    return _ask(state, _checkpoints)
+    return ask(state, _checkpoints)
 
 
 def gap_of_row(row: Sequence[Any]) -> Gap:
@@ -142,7 +143,12 @@ def gap_of_record(raw: bytes) -> Gap:
         raise ValueError("no gap record") from error
 
 
-def _ask(state: StateDir, query: Callable[[sqlite3.Connection], _T]) -> _T:
+def ask(state: StateDir, query: Callable[[sqlite3.Connection], _T]) -> _T:
+    """What a query answers, beside a daemon that may be writing.
+
+    Raises:
+        SpoolUntrustedError: There is no spool, or it cannot be read.
+    """
     connection = connect_reader(state)
     try:
         return guarded(query, connection)
@@ -236,8 +242,11 @@ def _sinks(
 ) -> list[SinkOverview]:
     rows = connection.execute(
         "SELECT name, state, detail, since_ns, base_lines, delivered, filtered, dead_lettered,"
-        " dropped, cursor_lines, cursor_bytes, cursor FROM sink WHERE retired_ns = 0 ORDER BY name"
+        " dropped, cursor_lines, cursor_bytes, cursor, letters, letter_bytes,"
+        " (SELECT count(*) FROM dead_letter WHERE sink = name AND replay_ns <> 0)"
+        " FROM sink WHERE retired_ns = 0 ORDER BY name"
     ).fetchall()
+    reasons = dropped_for(connection)
     return [
         SinkOverview(
             name=row[0],
@@ -252,6 +261,10 @@ def _sinks(
             pending=total_lines - row[9],
             pending_bytes=total_bytes - row[10],
             oldest_pending_ns=_received_ns(connection, row[11]),
+            dropped_for=reasons.get(row[0], {}),
+            dead_letters=row[12],
+            dead_letter_bytes=row[13],
+            replaying=row[14],
         )
         for row in rows
     ]

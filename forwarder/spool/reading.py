@@ -25,10 +25,12 @@ _T = TypeVar("_T")
 _log = structlog.get_logger()
 
 
-class _Query(Protocol):
+class Query(Protocol):
     """Runs a query in the thread that reads."""
 
-    def __call__(self, query: Callable[[sqlite3.Connection], _T], /) -> Awaitable[_T]: ...
+    def __call__(self, query: Callable[[sqlite3.Connection], _T], /) -> Awaitable[_T]:
+        """What the query answers."""
+        ...
 
 
 class FrameReader:
@@ -36,7 +38,7 @@ class FrameReader:
 
     def __init__(
         self,
-        query: _Query,
+        query: Query,
         recent: RecentFrames,
         infos: dict[int, StreamInfo],
         gate: Gate,

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 from forwarder.model import FrameKind, Gap, GapBounds, GapCause, GapKind
 from forwarder.spool.frames import COLUMNS, FrameDamagedError, unpack
 from forwarder.spool.giving_up import Place, lines_in, put_gap, recount, with_lost_lines
+from forwarder.spool.letter_salvage import copy_letters, count_letters
 from forwarder.spool.mark import read_mark
 from forwarder.spool.schema import APPLICATION_ID
 from forwarder.spool.statements import INSERT_GAP, gap_row
@@ -27,7 +28,14 @@ if TYPE_CHECKING:
     from forwarder.spool.wreck import FoundFrame
 
 #: What is carried over as it is, and the columns by which a row is known again.
-_TABLES = {"stream": "id", "sink": "name", "sink_state": "sink, key", "gap": "id", "note": "name"}
+_TABLES = {
+    "stream": "id",
+    "sink": "name",
+    "sink_state": "sink, key",
+    "dropped_lines": "sink, reason",
+    "gap": "id",
+    "note": "name",
+}
 
 #: For rows of schema 1.
 _DEFAULTS: dict[str, dict[str, Any]] = {
@@ -49,6 +57,8 @@ class SalvageReport:
         lost_frames: That some sink had not got, and that could not be read.
         lost_lines: In those of them that are declared as gaps.
         gaps: Records for them.
+        dead_letters: Carried over.
+        lost_letter_lines: In dead letters that could not be read; they count as dropped.
     """
 
     set_aside: str = ""
@@ -59,6 +69,8 @@ class SalvageReport:
     lost_frames: int = 0
     lost_lines: int = 0
     gaps: int = 0
+    dead_letters: int = 0
+    lost_letter_lines: int = 0
 
     def numbers(self) -> dict[str, str | int]:
         """Everything, for the log."""
@@ -88,6 +100,8 @@ def carry_over(
             _insert(new, table, rows)
             if table in {"stream", "sink"}:
                 setattr(report, f"{table}s", len(rows))
+        report.dead_letters = copy_letters(old, new)
+        report.lost_letter_lines = count_letters(new)
         counters = read_rows(old, "counter", "spool_id")
         frames = read_frames_of_wreck(old)
         kept = _copy_frames(old, new, frames, report)

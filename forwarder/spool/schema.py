@@ -8,13 +8,15 @@ Invariants:
 - A sink's `cursor_lines` is what it is past of `total_lines`; what was deleted before the sink was
   made, or was dropped before it got there, counts as past. So a backlog is a subtraction.
 - A frame that was damaged or dropped leaves a gap record in its place, under its id.
+- A sink's `dropped` is the sum of its `dropped_lines`; its `dead_lettered`, `letters` and
+  `letter_bytes` are the sums over its rows of `dead_letter`. All move in one transaction.
 """
 
 from __future__ import annotations
 
 #: "sbfw": tells our database from any other.
 APPLICATION_ID = 0x73626677
-SCHEMA_VERSION = 2
+SCHEMA_VERSION = 3
 
 PAGE_BYTES = 16384
 
@@ -112,6 +114,8 @@ CREATE TABLE sink (
     filtered INTEGER NOT NULL DEFAULT 0,
     dead_lettered INTEGER NOT NULL DEFAULT 0,
     dropped INTEGER NOT NULL DEFAULT 0,
+    letters INTEGER NOT NULL DEFAULT 0,
+    letter_bytes INTEGER NOT NULL DEFAULT 0,
     -- Where it writes, as its settings say; a renamed sink is found again by it.
     destination TEXT NOT NULL DEFAULT '',
     -- When it was taken out of the configuration; 0 while it is in it.
@@ -120,6 +124,43 @@ CREATE TABLE sink (
     detail TEXT NOT NULL DEFAULT '',
     since_ns INTEGER NOT NULL DEFAULT 0
 ) STRICT, WITHOUT ROWID;
+
+-- Why lines were dropped: `forwarder.spool.interface.DropReason`.
+CREATE TABLE dropped_lines (
+    sink TEXT NOT NULL,
+    reason TEXT NOT NULL,
+    lines INTEGER NOT NULL,
+    PRIMARY KEY (sink, reason)
+) STRICT, WITHOUT ROWID;
+
+-- What destinations refused for good: `forwarder.model.DeadLetter`. `data` as in `frame`.
+CREATE TABLE dead_letter (
+    id INTEGER PRIMARY KEY AUTOINCREMENT,
+    sink TEXT NOT NULL,
+    stream_id INTEGER NOT NULL,
+    kind INTEGER NOT NULL,
+    first_line INTEGER NOT NULL,
+    lines INTEGER NOT NULL,
+    part INTEGER NOT NULL,
+    generation INTEGER NOT NULL,
+    first_stamp_ns INTEGER NOT NULL,
+    received_ns INTEGER NOT NULL,
+    unnamed INTEGER NOT NULL,
+    maybe_stored INTEGER NOT NULL,
+    status TEXT NOT NULL,
+    reason TEXT NOT NULL,
+    noticed_ns INTEGER NOT NULL,
+    attempts INTEGER NOT NULL,
+    -- 0 while nobody asked for it to be sent again.
+    replay_ns INTEGER NOT NULL DEFAULT 0,
+    size_bytes INTEGER NOT NULL,
+    raw_bytes INTEGER NOT NULL,
+    checksum INTEGER NOT NULL,
+    data BLOB NOT NULL
+) STRICT;
+
+CREATE INDEX dead_letter_by_sink ON dead_letter (sink, status);
+CREATE INDEX dead_letter_to_replay ON dead_letter (sink) WHERE replay_ns <> 0;
 
 CREATE TABLE note (
     name TEXT PRIMARY KEY,

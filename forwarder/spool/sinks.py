@@ -6,11 +6,16 @@ import dataclasses
 from typing import TYPE_CHECKING
 
 from forwarder.errors import SpoolUntrustedError
-from forwarder.spool.interface import Delivery, SinkRecord
+from forwarder.spool.dead_letters import put_letters
+from forwarder.spool.dropped import count_dropped
+from forwarder.spool.interface import DropReason, SinkRecord
 
 if TYPE_CHECKING:
     import sqlite3
-    from collections.abc import Mapping
+    from collections.abc import Mapping, Sequence
+
+    from forwarder.spool.dead_letters import PackedLetter
+    from forwarder.spool.interface import Delivery
 
 
 def open_sink(
@@ -51,11 +56,13 @@ def advance(
     cursor: int,
     changes: Mapping[str, bytes | None],
     delivery: Delivery,
+    letters: Sequence[PackedLetter] = (),
 ) -> None:
     """Move a cursor forward; it can stand only at a frame that is still there.
 
     Lines that it was handed and that were found damaged since have counted as dropped: what the
-    delivery says beyond what is there now is taken off that number again.
+    delivery says beyond what is there now is taken off that number again. The dead letters are
+    stored with it, and counted: `delivery.dead_lettered` are their lines.
 
     Raises:
         SpoolUntrustedError: It cannot stand there. Going on would lose or repeat records.
@@ -69,13 +76,16 @@ def advance(
     ).fetchone()
     if newest_id != cursor:
         raise SpoolUntrustedError(f"the cursor of sink {sink} cannot move to frame {cursor}")
-    corrected = delivery + Delivery(dropped=lines - sum(dataclasses.astuple(delivery)))
+    damaged = lines - sum(dataclasses.astuple(delivery))
+    count_dropped(connection, sink, DropReason.DAMAGED, damaged)
+    count_dropped(connection, sink, DropReason.REFUSED_UNNAMED, delivery.dropped)
     connection.execute(
         "UPDATE sink SET cursor = ?, cursor_lines = cursor_lines + ?,"
-        " cursor_bytes = cursor_bytes + ?, delivered = delivered + ?, filtered = filtered + ?,"
-        " dead_lettered = dead_lettered + ?, dropped = dropped + ? WHERE name = ?",
-        (cursor, lines, size_bytes, *dataclasses.astuple(corrected), sink),
+        " cursor_bytes = cursor_bytes + ?, delivered = delivered + ?, filtered = filtered + ?"
+        " WHERE name = ?",
+        (cursor, lines, size_bytes, delivery.delivered, delivery.filtered, sink),
     )
+    put_letters(connection, sink, letters)
     remember(connection, sink, changes)
 
 
@@ -145,7 +155,11 @@ def _rename(
     for old, destination in known.items():
         if destination == destinations[name] and old not in destinations:
             connection.execute("UPDATE sink SET name = ? WHERE name = ?", (name, old))
-            connection.execute("UPDATE sink_state SET sink = ? WHERE sink = ?", (name, old))
+            for table in ("sink_state", "dropped_lines", "dead_letter"):
+                connection.execute(
+                    f"UPDATE {table} SET sink = ? WHERE sink = ?",  # noqa: S608 - constants
+                    (name, old),
+                )
             return
 
 
@@ -162,8 +176,9 @@ def _bring_back(connection: sqlite3.Connection, name: str) -> int:
         (held_lines, held_bytes, name),
     ).fetchone()
     connection.execute(
-        "UPDATE sink SET retired_ns = 0, dropped = dropped + ?1, cursor_lines = cursor_lines + ?1,"
-        " cursor_bytes = cursor_bytes + ?2 WHERE name = ?3",
+        "UPDATE sink SET retired_ns = 0, cursor_lines = cursor_lines + ?,"
+        " cursor_bytes = cursor_bytes + ? WHERE name = ?",
         (missed, missed_bytes, name),
     )
+    count_dropped(connection, name, DropReason.NOT_CONFIGURED, missed)
     return int(missed)

@@ -12,9 +12,11 @@ import structlog
 
 from forwarder.errors import SpoolUnavailableError, SpoolUntrustedError
 from forwarder.spool import pruning, sinks, statements, tails
+from forwarder.spool.dead_letters import letter_bytes, pack_letters, pack_settlements
 from forwarder.spool.files import BUSY_TIMEOUT_S
 from forwarder.spool.frames import pack
 from forwarder.spool.gate import Gate
+from forwarder.spool.letterbox import LetterBox
 from forwarder.spool.mark import Mark
 from forwarder.spool.opening import Opened, open_files
 from forwarder.spool.overview import Usage, read_overview, usage
@@ -26,10 +28,12 @@ from forwarder.spool.writer import SpoolFullError, Writer
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
 
-    from forwarder.model import Frame, GapCause, StreamInfo
+    from forwarder.model import DeadLetter, Frame, GapCause, HeldLetter, StreamInfo
+    from forwarder.spool.dead_letters import PackedLetter
     from forwarder.spool.files import StateDir
     from forwarder.spool.interface import (
         Delivery,
+        Replayed,
         SinkRecord,
         SpoolOverview,
         StreamCommit,
@@ -55,6 +59,7 @@ class SqliteSpool:
         self,
         writer: Writer,
         reader: sqlite3.Connection,
+        state: StateDir,
         *,
         opened: Opened,
         limits: SpoolLimits,
@@ -85,10 +90,13 @@ class SqliteSpool:
         self._frames = FrameReader(
             self._read, self._recent, self._infos, self._gate, now=now, on_gap=on_gap
         )
+        self._unpruned: set[int] = set()
+        self._letters = LetterBox(
+            state, self._read, self._infos, self._gate, now=now, release=self._unpruned.update
+        )
         self._prunes = 0
         self._grown = asyncio.Event()
         self._destinations: Mapping[str, str] = {}
-        self._unpruned: set[int] = set()
         self._surveyed = False
         self._closed = False
 
@@ -192,12 +200,38 @@ class SqliteSpool:
             return frames
 
     async def advance(
-        self, sink: str, cursor: int, changes: Mapping[str, bytes | None], delivery: Delivery
+        self,
+        sink: str,
+        cursor: int,
+        changes: Mapping[str, bytes | None],
+        delivery: Delivery,
+        dead_letters: Sequence[DeadLetter] = (),
     ) -> None:
-        """Move a sink's cursor, with what it remembers and counts."""
+        """Move a sink's cursor, with what it remembers, counts, and could not get rid of."""
+        if delivery.dead_lettered != sum(one.lines for one in dead_letters):
+            raise ValueError("the dead letters do not have as many lines as are counted")
+        packed: Sequence[PackedLetter] = ()
+        if dead_letters:
+            self._check()
+            packed = await self._on(self._pack_thread, lambda: pack_letters(dead_letters))
         await self._gate.essential(
-            lambda connection: sinks.advance(connection, sink, cursor, changes, delivery)
+            lambda connection: sinks.advance(connection, sink, cursor, changes, delivery, packed)
         )
+
+    async def dead_letter_bytes(self, sink: str) -> int:
+        """What the sink's dead letters count against their limit."""
+        return await self._read(lambda connection: letter_bytes(connection, sink))
+
+    async def letters_to_replay(self, sink: str, *, max_bytes: int) -> Sequence[HeldLetter]:
+        """The sink's dead letters that are to be sent again, about so much."""
+        self._check()
+        return await self._letters.to_replay(sink, max_bytes)
+
+    async def settle_replay(self, sink: str, outcome: Mapping[int, Replayed]) -> None:
+        """Take out dead letters that were sent again, and put back what is refused again."""
+        self._check()
+        settlements = await self._on(self._pack_thread, lambda: pack_settlements(outcome))
+        await self._letters.settle(sink, settlements)
 
     async def remember(self, sink: str, changes: Mapping[str, bytes | None]) -> None:
         """Store what a sink must know before its cursor moves."""
@@ -239,6 +273,7 @@ class SqliteSpool:
         if not self._surveyed:
             self._unpruned.update(await self._read(pruning.stream_ids))
             self._surveyed = True
+        await self._letters.take_requests()
         deleted = 0
         try:
             for stream_id in list(self._unpruned):
@@ -259,7 +294,8 @@ class SqliteSpool:
         def committed(pruned: pruning.Pruned) -> None:
             # A sink that is new begins at the oldest frame held, and must not see older ones.
             self._recent.forget(pruned.newest_id)
-            if pruned.idle and stream_id not in self._unpruned:
+            known = stream_id in self._unpruned or self._letters.is_handed_out(stream_id)
+            if pruned.idle and not known:
                 self._infos.pop(stream_id, None)
 
         try:
@@ -346,7 +382,9 @@ async def open_spool(
         checkpoint=opened.checkpoint,
         out_of_room=lambda: out_of_room(state),
     )
-    return SqliteSpool(writer, opened.reader, opened=opened, limits=limits, now=now, on_gap=on_gap)
+    return SqliteSpool(
+        writer, opened.reader, state, opened=opened, limits=limits, now=now, on_gap=on_gap
+    )
 
 
 def _give_space_back(connection: sqlite3.Connection) -> Usage:

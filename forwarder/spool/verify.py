@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 
 from forwarder.model import FrameKind, GapKind
 from forwarder.spool.checks import SMALL_TABLES
+from forwarder.spool.dead_letters import LETTER_COLUMNS, unpack_letter
 from forwarder.spool.files import StateDir, connect_reader
 from forwarder.spool.frames import COLUMNS, HOLDS_LINES, FrameDamagedError, unpack
 from forwarder.spool.giving_up import lines_in
@@ -27,6 +28,9 @@ if TYPE_CHECKING:
 #: Read in one short transaction, before compression.
 _BATCH_BYTES = 8 << 20
 
+#: The same for dead letters; each is at most what a destination takes at once.
+_BATCH_LETTERS = 20
+
 #: So many problems are told; more say nothing new.
 _MOST_PROBLEMS = 100
 
@@ -39,11 +43,13 @@ class VerifyReport:
         frames: That were still there when they were reached.
         lines: In them.
         problems: What is wrong, for people; empty when all is well.
+        dead_letters: As `frames`.
     """
 
     frames: int = 0
     lines: int = 0
     problems: list[str] = field(default_factory=list)
+    dead_letters: int = 0
 
     @property
     def ok(self) -> bool:
@@ -75,6 +81,7 @@ def verify(state: StateDir, *, progress: Callable[[int, int], None] = _quiet) ->
         try:
             _check_tables(connection, report)
             _check_frames(connection, report, progress)
+            _check_letters(connection, report)
             _in_one_view(connection, report)
         except sqlite3.Error as error:
             report.tell(f"the database cannot be read: {error}")
@@ -82,7 +89,7 @@ def verify(state: StateDir, *, progress: Callable[[int, int], None] = _quiet) ->
 
 
 def _check_tables(connection: sqlite3.Connection, report: VerifyReport) -> None:
-    for table in SMALL_TABLES:
+    for table in (*SMALL_TABLES, "dead_letter"):
         for (answer,) in connection.execute(f"PRAGMA quick_check({table})"):
             if answer != "ok":
                 report.tell(f"table {table}: {answer}")
@@ -187,6 +194,24 @@ def _follows(connection: sqlite3.Connection, place: _Place, frame: Frame, first:
     return bool(covered) or not pruned
 
 
+# Dead letters ------------------------------------------------------------------------------------
+
+
+def _check_letters(connection: sqlite3.Connection, report: VerifyReport) -> None:
+    after_id = 0
+    while rows := connection.execute(
+        f"SELECT {LETTER_COLUMNS} FROM dead_letter WHERE id > ? ORDER BY id LIMIT ?",  # noqa: S608 - a constant
+        (after_id, _BATCH_LETTERS),
+    ).fetchall():
+        for row in rows:
+            try:
+                unpack_letter(row)
+                report.dead_letters += 1
+            except FrameDamagedError as error:
+                report.tell(str(error))
+        after_id = rows[-1][0]
+
+
 # Counters ----------------------------------------------------------------------------------------
 
 
@@ -195,6 +220,7 @@ def _in_one_view(connection: sqlite3.Connection, report: VerifyReport) -> None:
     try:
         _check_counters(connection, report)
         _check_sinks(connection, report)
+        _check_reasons(connection, report)
         _check_positions(connection, report)
     finally:
         connection.execute("ROLLBACK")
@@ -226,6 +252,24 @@ def _check_sinks(connection: sqlite3.Connection, report: VerifyReport) -> None:
             report.tell(f"sink {name}: {past} lines more are accounted for than it is past")
         if pending:
             report.tell(f"sink {name}: {pending} lines more are pending than are there")
+
+
+def _check_reasons(connection: sqlite3.Connection, report: VerifyReport) -> None:
+    """What is set aside and what is dropped is counted twice: in all, and one by one."""
+    rows = connection.execute(
+        "SELECT name, dropped, (SELECT coalesce(sum(lines), 0) FROM dropped_lines"
+        " WHERE sink = name), letters, dead_lettered, letter_bytes, count(dead_letter.id),"
+        " coalesce(sum(dead_letter.lines), 0), coalesce(sum(size_bytes), 0)"
+        " FROM sink LEFT JOIN dead_letter ON dead_letter.sink = name GROUP BY name"
+    )
+    for name, dropped, explained, *letters in rows:
+        if dropped != explained:
+            report.tell(f"sink {name}: {dropped} lines are dropped, {explained} for some reason")
+        if letters[:3] != letters[3:]:
+            report.tell(
+                f"sink {name}: dead letters, their lines and bytes are {tuple(letters[3:])},"
+                f" the counters say {tuple(letters[:3])}"
+            )
 
 
 def _check_positions(connection: sqlite3.Connection, report: VerifyReport) -> None:

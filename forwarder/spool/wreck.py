@@ -66,7 +66,7 @@ def read_rows(connection: sqlite3.Connection, table: str, key: str) -> list[dict
 def read_frames_of_wreck(connection: sqlite3.Connection) -> list[FoundFrame]:
     """Every frame that the table or its index tells of, by id."""
     streams = _from_index(connection)
-    ids = _from_table(connection) | streams.keys()
+    ids = ids_of_wreck(connection, "frame") | streams.keys()
     return [FoundFrame(one, streams.get(one)) for one in sorted(ids)]
 
 
@@ -86,15 +86,15 @@ def _from_index(connection: sqlite3.Connection) -> dict[int, int]:
     return found
 
 
-def _from_table(connection: sqlite3.Connection) -> set[int]:
-    """The ids of the frames that can be read: upwards to a bad page, behind it, and back to it."""
+def ids_of_wreck(connection: sqlite3.Connection, table: str) -> set[int]:
+    """The ids of the rows that can be read: upwards to a bad page, behind it, and back to it."""
     found: set[int] = set()
     after, step = 0, 0
     while step <= _FARTHEST:
         begin = after + step
-        ids, broken = _ids(connection, "id > ? ORDER BY id ASC", begin)
+        ids, broken = _ids(connection, table, "id > ? ORDER BY id ASC", begin)
         if ids and step:
-            found.update(_ids(connection, "id <= ? ORDER BY id DESC", begin)[0])
+            found.update(_ids(connection, table, "id <= ? ORDER BY id DESC", begin)[0])
         found.update(ids)
         if not broken:
             break
@@ -105,12 +105,14 @@ def _from_table(connection: sqlite3.Connection) -> set[int]:
     return found
 
 
-def _ids(connection: sqlite3.Connection, where: str, bound: int) -> tuple[list[int], bool]:
+def _ids(
+    connection: sqlite3.Connection, table: str, where: str, bound: int
+) -> tuple[list[int], bool]:
     """Ids up to an error, and whether there was one."""
     found: list[int] = []
     try:
         # The table and not its index, which may be whole where the table is not.
-        rows = connection.execute(f"SELECT id FROM frame NOT INDEXED WHERE {where}", (bound,))  # noqa: S608 - constants
+        rows = connection.execute(f"SELECT id FROM {table} NOT INDEXED WHERE {where}", (bound,))  # noqa: S608 - constants
         found.extend(row[0] for row in rows)
     except sqlite3.Error:
         return found, True

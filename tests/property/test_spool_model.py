@@ -7,6 +7,7 @@ import dataclasses
 import shutil
 import sys
 import tempfile
+from collections import Counter
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
@@ -23,6 +24,7 @@ from hypothesis.stateful import (
 
 from forwarder.model import (
     Checkpoint,
+    DeadLetter,
     FrameDraft,
     FrameKind,
     Gap,
@@ -32,11 +34,14 @@ from forwarder.model import (
     StreamState,
 )
 from forwarder.spool import recent
+from forwarder.spool.dead_letters import Choice
 from forwarder.spool.dropping import drop_oldest, drop_tails
 from forwarder.spool.files import StateDir
-from forwarder.spool.interface import Delivery, StreamCommit
+from forwarder.spool.interface import Delivery, DropReason, Replayed, StreamCommit
 from forwarder.spool.overview import gap_of_record
+from forwarder.spool.requests import LetterRequest, Wish, put_request
 from forwarder.spool.sqlite import SqliteSpool, open_spool
+from forwarder.spool.verify import verify
 
 if TYPE_CHECKING:
     from collections.abc import Coroutine
@@ -99,6 +104,13 @@ class StreamModel:
 
 
 @dataclass
+class LetterModel:
+    letter: DeadLetter
+    attempts: int = 1
+    wanted: bool = False
+
+
+@dataclass
 class SinkModel:
     cursor: int
     delivery: Delivery = field(default_factory=Delivery)
@@ -107,6 +119,16 @@ class SinkModel:
     destination: str = ""
     retired: int = 0
     missed: set[int] = field(default_factory=set)
+    letters: dict[int, LetterModel] = field(default_factory=dict)
+    dropped_for: Counter[str] = field(default_factory=Counter)
+
+    def drop(self, reason: DropReason, lines: int) -> None:
+        self.delivery += Delivery(dropped=lines)
+        self.dropped_for[reason] += lines
+
+    @property
+    def wanted(self) -> list[int]:
+        return sorted(one for one, letter in self.letters.items() if letter.wanted)
 
     @property
     def done(self) -> int:
@@ -136,6 +158,38 @@ changes = st.dictionaries(
 )
 
 
+@st.composite
+def letters_of(draw: st.DrawFn, stream_id: int, lines: int) -> list[DeadLetter]:
+    """Dead letters with so many lines, and perhaps one that holds none."""
+    sizes: list[int] = []
+    while (left := lines - sum(sizes)) > 0:
+        sizes.append(draw(st.integers(1, left)))
+    if draw(st.booleans()):
+        sizes.append(0)
+    status = draw(st.sampled_from(["400", "413"]))
+    raw = draw(st.binary(max_size=200))
+    unnamed = 0 if lines else 3
+    return [
+        refusal(stream_id, size, line=number, raw=raw, status=status, unnamed=unnamed)
+        for number, size in enumerate(sizes)
+    ]
+
+
+def refusal(
+    stream_id: int,
+    lines: int,
+    *,
+    line: int = 0,
+    raw: bytes = b"text",
+    status: str = "400",
+    unnamed: int = 0,
+) -> DeadLetter:
+    kind = FrameKind.LINES if lines else FrameKind.GAP
+    raw = b"" if unnamed else raw
+    stamps = (100, 7)
+    return DeadLetter(stream_id, kind, line, lines, *stamps, raw, status, "why", 9, unnamed=unnamed)
+
+
 class SpoolMachine(RuleBasedStateMachine):
     def __init__(self) -> None:
         super().__init__()
@@ -154,6 +208,7 @@ class SpoolMachine(RuleBasedStateMachine):
         self.uncompared: set[int] = set()
         self.shortened: set[StreamKey] = set()
         self.newest_id = 0
+        self.newest_letter = 0
         self.committed: set[StreamKey] = set()
         self.spool = self.start(self.home())
 
@@ -169,6 +224,8 @@ class SpoolMachine(RuleBasedStateMachine):
         return self.run(open_spool(state, now=lambda: self.retirements + 1))
 
     def teardown(self) -> None:
+        problems = verify(self.home()).problems
+        assert not [one for one in problems if one.startswith(("sink", "dead letter", "table"))]
         self.run(self.spool.close())
         self.runner.close()
         shutil.rmtree(self.root)
@@ -223,17 +280,27 @@ class SpoolMachine(RuleBasedStateMachine):
             self.follow(one)
         assert self.spool.last_frame_id == self.newest_id
 
-    @rule(parts=parts_of_streams, more=parts_of_streams, lazy=st.none() | st.sampled_from(SINKS))
+    @rule(
+        parts=parts_of_streams,
+        more=parts_of_streams,
+        lazy=st.none() | st.sampled_from(SINKS),
+        refused=st.integers(0, 3),
+        data=st.data(),
+    )
     def work(
         self,
         parts: list[tuple[StreamKey, list[Draft], StreamState | None]],
         more: list[tuple[StreamKey, list[Draft], StreamState | None]],
         lazy: str | None,
+        refused: int,
+        data: st.DataObject,
     ) -> None:
-        """The usual: something comes in, goes out, is deleted, and more comes in."""
+        """The usual: something comes in, goes out, is refused, deleted, and more comes in."""
         self.commit(parts, 0)
-        self.drain(lazy)
+        self.drain(lazy, refused)
         self.commit(more, 0)
+        if self.with_letters:
+            self.replay(data, data.draw(st.sampled_from([0, 1 << 20])))
 
     def to_commit(
         self, key: StreamKey, chosen: list[Draft], state: StreamState | None, offset: int
@@ -367,21 +434,103 @@ class SpoolMachine(RuleBasedStateMachine):
         lines = sum(frame.lines for frame in frames)
         aside = min(part, lines)
         delivery = Delivery(lines - aside, *[aside if part % 3 == one else 0 for one in range(3)])
-        self.run(self.spool.advance(name, frames[-1].id, changes, delivery))
+        letters = data.draw(letters_of(frames[0].stream_id, delivery.dead_lettered))
+        self.advance(name, frames, changes, delivery, letters)
+
+    def advance(
+        self,
+        name: str,
+        frames: list[Frame],
+        changes: dict[str, bytes | None],
+        delivery: Delivery,
+        letters: list[DeadLetter],
+    ) -> None:
+        self.run(self.spool.advance(name, frames[-1].id, changes, delivery, letters))
         sink = self.sinks[name]
         sink.cursor = frames[-1].id
-        sink.delivery += delivery
+        sink.delivery += dataclasses.replace(delivery, dropped=0)
+        sink.drop(DropReason.REFUSED_UNNAMED, delivery.dropped)
+        for letter in letters:
+            self.newest_letter += 1
+            sink.letters[self.newest_letter] = LetterModel(letter)
         self.keep(sink, changes)
 
-    @rule(lazy=st.none() | st.sampled_from(SINKS))
-    def drain(self, lazy: str | None) -> None:
+    # Dead letters --------------------------------------------------------------------------------
+
+    @precondition(lambda self: self.with_letters)
+    @rule(data=st.data(), wish=st.sampled_from([*Wish, Wish.REPLAY]), some=st.booleans())
+    def ask(self, data: st.DataObject, wish: Wish, *, some: bool) -> None:
+        """An operator asks; a sink that is not configured has letters, too."""
+        name = data.draw(st.sampled_from(self.with_letters))
+        sink = self.known_sinks[name]
+        ids = None
+        if some:
+            ids = tuple(data.draw(st.lists(st.sampled_from(sorted(sink.letters)), min_size=1)))
+        upto_id = data.draw(st.sampled_from(sorted(sink.letters)))
+        status = data.draw(st.sampled_from([None, "400", "413"]))
+        put_request(self.home(), LetterRequest(wish, name, Choice(upto_id, ids, status)))
+        self.run(self.spool.letters_to_replay("nobody", max_bytes=0))
+        for letter_id, one in list(sink.letters.items()):
+            chosen = letter_id <= upto_id and (ids is None or letter_id in ids)
+            if not chosen or status not in {None, one.letter.status}:
+                continue
+            if wish is Wish.REPLAY:
+                one.wanted = one.wanted or not one.letter.unnamed
+            else:
+                del sink.letters[letter_id]
+                sink.delivery += Delivery(dead_lettered=-one.letter.lines)
+                sink.drop(DropReason.DEAD_LETTERS_DROPPED, one.letter.lines)
+
+    @precondition(lambda self: self.with_letters)
+    @rule(data=st.data(), max_bytes=st.sampled_from([0, 100, 1 << 20]))
+    def replay(self, data: st.DataObject, max_bytes: int) -> None:
+        """What was asked for is sent again: delivered, refused again, or a part of each."""
+        self.ask(data, Wish.REPLAY, some=False)
+        wanting = [name for name, sink in self.known_sinks.items() if sink.wanted]
+        name = data.draw(st.sampled_from(wanting or SINKS))
+        sink = self.known_sinks.get(name, SinkModel(0))
+        found = self.run(self.spool.letters_to_replay(name, max_bytes=max_bytes))
+        assert bool(found) == bool(sink.wanted)
+        assert [one.id for one in found] == sink.wanted[: len(found)]
+        outcome = {}
+        for held in found:
+            known = sink.letters[held.id]
+            assert (held.letter, held.attempts) == (known.letter, known.attempts)
+            assert self.spool.stream_info(held.letter.stream_id).key in self.streams
+            lines = held.letter.lines
+            refused = data.draw(st.integers(0, lines))
+            dropped = data.draw(st.integers(0, lines - refused))
+            again = data.draw(letters_of(held.letter.stream_id, refused))
+            outcome[held.id] = Replayed(again, dropped)
+        self.run(self.spool.settle_replay(name, {**outcome, 10**9: Replayed()}))
+        for letter_id, replayed in outcome.items():
+            self.settled(sink, letter_id, replayed)
+
+    def settled(self, sink: SinkModel, letter_id: int, replayed: Replayed) -> None:
+        before = sink.letters.pop(letter_id)
+        for one in replayed.again:
+            if letter_id in sink.letters:
+                self.newest_letter += 1
+                letter_id = self.newest_letter
+            sink.letters[letter_id] = LetterModel(one, before.attempts + 1)
+        again = sum(one.lines for one in replayed.again)
+        gone = before.letter.lines - again
+        sink.delivery += Delivery(gone - replayed.dropped, dead_lettered=-gone)
+        sink.drop(DropReason.REFUSED_UNNAMED, replayed.dropped)
+
+    @property
+    def with_letters(self) -> list[str]:
+        return sorted(name for name, sink in self.known_sinks.items() if sink.letters)
+
+    @rule(lazy=st.none() | st.sampled_from(SINKS), refused=st.integers(0, 3))
+    def drain(self, lazy: str | None, refused: int) -> None:
         """Every sink takes everything, save perhaps one, and what nobody needs is deleted."""
-        for name, sink in self.sinks.items():
+        for name in self.sinks:
             while name != lazy and (frames := self.read(name, 1000)):
-                delivery = Delivery(sum(frame.lines for frame in frames))
-                self.run(self.spool.advance(name, frames[-1].id, {}, delivery))
-                sink.cursor = frames[-1].id
-                sink.delivery += delivery
+                lines = sum(frame.lines for frame in frames)
+                aside = min(refused, lines)
+                letters = [refusal(frames[0].stream_id, aside)] if aside else []
+                self.advance(name, frames, {}, Delivery(lines - aside, 0, aside), letters)
         self.prune()
 
     @precondition(lambda self: self.sinks)
@@ -407,7 +556,7 @@ class SpoolMachine(RuleBasedStateMachine):
         missed = set(gone) - (self.held - self.given_up) - sink.missed
         sink.missed |= missed
         lines = sum(gone[one] for one in missed)
-        sink.delivery += Delivery(dropped=lines)
+        sink.drop(DropReason.NOT_CONFIGURED, lines)
         return lines
 
     # Lines that are given up ----------------------------------------------------------------------
@@ -523,7 +672,8 @@ class SpoolMachine(RuleBasedStateMachine):
         stream.gaps += 0 if grown else 1
         for sink in self.sinks.values():
             if sink.cursor < last.id:
-                sink.delivery += Delivery(dropped=lines)
+                full = gap.cause is GapCause.SPOOL_FULL
+                sink.drop(DropReason.SPOOL_FULL if full else DropReason.DAMAGED, lines)
                 sink.missed |= {one.id for one in run}
         self.held -= {one.id for one in run[:-1]}
         self.given_up |= {one.id for one in run}
@@ -657,6 +807,13 @@ class SpoolMachine(RuleBasedStateMachine):
             assert one.pending_bytes == sum(len(x.draft.raw) for x in self.after(sink.cursor))
             assert one.taken == sink.done + one.pending
             assert one.state == sink.health
+            assert one.dropped_for == {
+                why: lines for why, lines in sink.dropped_for.items() if lines
+            }
+            letters = sink.letters.values()
+            assert (one.dead_letters, one.replaying) == (len(letters), len(sink.wanted))
+            assert one.dead_lettered == sum(letter.letter.lines for letter in letters)
+            assert one.dead_letter_bytes == sum(letter.letter.size_bytes for letter in letters)
         assert {one.key for one in overview.streams} == set(self.streams)
         for stream in overview.streams:
             known = self.streams[stream.key]

@@ -40,6 +40,9 @@ class Part:
         self.ended = False
         self.outcome = outcome
 
+    def replay(self) -> None:
+        """No dead letters."""
+
     async def run(self) -> None:
         await asyncio.sleep(0)
         if self.outcome:

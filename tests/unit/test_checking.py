@@ -22,6 +22,7 @@ from forwarder.errors import (
 from forwarder.model import Sandbox, SandboxState
 from sinks.interface import SinkMisconfiguredError, SinkUnavailableError
 from sinks.testing import MemorySink
+from tests.fakes.commands import own_logging
 from tests.fakes.daemon import file_sink, write_config
 from tests.fakes.local import local_service
 
@@ -146,7 +147,8 @@ def check(tmp_path: Path, *arguments: str, base_url: str, api_key: str) -> tuple
         sandboxes=[{"tags": ["x"]}],
         sinks={"files": file_sink(tmp_path / "files" / "out.log")},
     )
-    result = CliRunner().invoke(app, ["check", "--config", str(config), *arguments])
+    with own_logging():
+        result = CliRunner().invoke(app, ["check", "--config", str(config), *arguments])
     return result.exit_code, result.stdout
 
 

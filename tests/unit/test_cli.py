@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 import os
 import subprocess
 import sys
@@ -10,12 +9,13 @@ from typing import TYPE_CHECKING
 
 import orjson
 import pytest
-import structlog
 import typer
 from typer.testing import CliRunner
 
 from forwarder import errors
-from forwarder.cli import ExitCode, _end_code, app, exits
+from forwarder.cli import _end_code, app
+from forwarder.cli_parts import ExitCode, exits
+from tests.fakes.commands import own_logging
 from tests.fakes.daemon import COMMAND, file_sink, write_config
 
 if TYPE_CHECKING:
@@ -28,12 +28,8 @@ def runner(monkeypatch: pytest.MonkeyPatch) -> Iterator[CliRunner]:
     """Runs commands in this process, and takes back what they do to its logging."""
     for name in ("CWSANDBOX_API_KEY", "CWSANDBOX_BASE_URL"):
         monkeypatch.delenv(name, raising=False)
-    root = logging.getLogger()
-    handlers, level = root.handlers[:], root.level
-    yield CliRunner()
-    structlog.reset_defaults()
-    root.handlers[:] = handlers
-    root.setLevel(level)
+    with own_logging():
+        yield CliRunner()
 
 
 @pytest.fixture
@@ -98,7 +94,7 @@ def test_a_reader_that_went_away_is_no_error(tmp_path: Path) -> None:
     """In a process of its own: the rest of its standard output goes nowhere."""
     script = """
 import typer
-from forwarder.cli import exits
+from forwarder.cli_parts import exits
 try:
     with exits():
         raise BrokenPipeError
@@ -132,6 +128,12 @@ except typer.Exit as end:
         ["spool", "verify"],
         ["spool", "backup"],
         ["spool", "no-such-command"],
+        ["dead-letters", "list"],
+        ["dead-letters", "show"],
+        ["dead-letters", "show", "first", "-c", "x"],
+        ["dead-letters", "replay", "--all", "-c", "x"],
+        ["dead-letters", "replay", "--sink", "x", "-c", "x"],
+        ["dead-letters", "drop", "--sink", "x", "--id", "1", "--all", "-c", "x"],
         ["no-such-command"],
     ],
     ids=" ".join,
@@ -150,6 +152,8 @@ def test_what_cannot_be_asked_for_is_a_usage_error(runner: CliRunner, arguments:
         *[[name] for name in ("gaps", "checkpoints", "spool")],
         ["spool", "verify"],
         ["spool", "backup"],
+        *[["dead-letters", name] for name in ("list", "show", "replay", "drop")],
+        ["dead-letters"],
     ],
     ids=" ".join,
 )

@@ -27,11 +27,23 @@ def sink(
     dropped: int = 3,
     pending: int = 44,
     oldest_pending_ns: int = NOW_NS - 5 * S,
+    dead_letters: int = 1,
+    replaying: int = 0,
 ) -> SinkOverview:
     taken = delivered + filtered + dead_lettered + dropped + pending
     counts = (delivered, filtered, dead_lettered, dropped, pending, pending * 100)
     return SinkOverview(
-        name, state, detail, since_ns, taken, *counts, oldest_pending_ns=oldest_pending_ns
+        name,
+        state,
+        detail,
+        since_ns,
+        taken,
+        *counts,
+        oldest_pending_ns=oldest_pending_ns,
+        dropped_for={"spool_full": dropped} if dropped else {},
+        dead_letters=dead_letters if dead_lettered else 0,
+        dead_letter_bytes=dead_lettered * 1000,
+        replaying=replaying,
     )
 
 

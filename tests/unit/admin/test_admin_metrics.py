@@ -12,6 +12,7 @@ from forwarder.admin.metrics import Exposition, Sample
 from forwarder.admin.register import REGISTER, Kind
 from forwarder.metrics import Metrics
 from forwarder.model import GapCause, SinkHealth, StreamState
+from forwarder.spool.interface import DropReason
 from tests.unit.admin.overviews import NOW_NS, S, note, overview, sink, stream
 
 if TYPE_CHECKING:
@@ -68,15 +69,21 @@ def test_every_metric_is_explained_in_the_operations_guide() -> None:
     assert explained == {definition.name for definition in REGISTER}
 
 
-def test_every_line_that_a_sink_is_to_get_is_in_exactly_one_counter(exposition: Exposition) -> None:
+def test_every_line_that_a_sink_is_to_get_is_in_exactly_one_number(exposition: Exposition) -> None:
     series = scrape(exposition, overview(sinks=[sink("archive"), sink("otlp", pending=0)]))
     for name in ("archive", "otlp"):
         ways = [
-            value(series, f"sink_lines_{way}_total", sink=name)
-            for way in ("delivered", "filtered", "dead_lettered", "dropped")
+            value(series, f"sink_lines_{way}_total", sink=name) for way in ("delivered", "filtered")
         ]
-        pending = value(series, "sink_pending_lines", sink=name)
-        assert value(series, "sink_lines_taken_total", sink=name) == sum(ways) + pending
+        ways += [
+            value(series, "sink_lines_dropped_total", sink=name, reason=str(reason))
+            for reason in DropReason
+        ]
+        ways += [
+            value(series, gauge, sink=name)
+            for gauge in ("sink_pending_lines", "sink_dead_letter_lines")
+        ]
+        assert value(series, "sink_lines_taken_total", sink=name) == sum(ways)
 
 
 def test_a_sinks_numbers_are_the_spools(exposition: Exposition) -> None:
@@ -84,8 +91,11 @@ def test_a_sinks_numbers_are_the_spools(exposition: Exposition) -> None:
     assert value(series, "sink_lines_taken_total", sink="archive") == 100
     assert value(series, "sink_lines_delivered_total", sink="archive") == 50
     assert value(series, "sink_lines_filtered_total", sink="archive") == 1
-    assert value(series, "sink_lines_dead_lettered_total", sink="archive") == 2
-    assert value(series, "sink_lines_dropped_total", sink="archive") == 3
+    assert value(series, "sink_dead_letter_lines", sink="archive") == 2
+    assert value(series, "sink_dead_letters", sink="archive") == 1
+    assert value(series, "sink_dead_letter_bytes", sink="archive") == 2000
+    assert value(series, "sink_lines_dropped_total", sink="archive", reason="spool_full") == 3
+    assert value(series, "sink_lines_dropped_total", sink="archive", reason="damaged") == 0
     assert value(series, "sink_pending_lines", sink="archive") == 44
     assert value(series, "sink_pending_bytes", sink="archive") == 4400
 

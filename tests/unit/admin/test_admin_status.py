@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from datetime import datetime
 from typing import TYPE_CHECKING
 
@@ -78,6 +79,11 @@ def test_the_document_has_this_shape() -> None:
                 "dropped": 3,
                 "pending": 44,
                 "pending_bytes": 4400,
+                "dropped_for": {"spool_full": 3},
+                "dead_letters": 1,
+                "dead_letter_bytes": 2000,
+                "dead_letter_max_bytes": None,
+                "replaying": 0,
                 "oldest_pending": "2026-01-02T03:04:00.000000000Z",
                 "oldest_pending_age_s": 5,
             }
@@ -188,7 +194,23 @@ def test_a_sink_shows_state_since_when_backlog_and_reason() -> None:
     row = next(line for line in view(seen).splitlines() if line.startswith("archive"))
     for part in ("held", "3h 0m", "50", "4,812", "469.9 KiB", "2h 1m", "no space left on /var/log"):
         assert part in row
-    assert "(2 dead-lettered, 3 dropped)" in row
+    aside = "(1 dead letter with 2 lines, 2.0 KiB, 3 dropped: 3 spool full)"
+    assert aside in row
+
+
+def test_dead_letters_are_shown_with_their_room_and_what_is_to_be_sent_again() -> None:
+    seen = overview(sinks=[sink(dead_lettered=340, dead_letters=12, replaying=3, dropped=0)])
+    limits = {"archive": 1 << 20, "other": 1}
+    document = status_document(seen, daemon_pid=42, now_ns=NOW_NS, letter_limits=limits)
+    assert document["sinks"][0]["dead_letter_max_bytes"] == 1 << 20
+    shown = on_terminal(render_status(document), width=250)
+    told = "12 dead letters with 340 lines, 332.0 KiB of 1.0 MiB, 3 to be sent again"
+    assert told in shown
+
+
+def test_a_reason_of_a_newer_version_is_shown_as_it_is() -> None:
+    seen = overview(sinks=[replace(sink(), dropped_for={"eaten_by_\x1bmice": 3})])
+    assert "3 eaten by \\x1bmice" in view(seen, width=250)
 
 
 def test_before_the_first_sink_is_opened_the_view_says_so() -> None:

@@ -29,6 +29,7 @@ def document(
         when_full="block",
         daemon_pid=pid,
         now_ns=NOW_NS,
+        letter_limits={"archive": 1 << 20},
     )
 
 
@@ -71,6 +72,9 @@ def test_the_document_has_this_shape() -> None:
                 "pending_bytes": 4400,
                 "oldest_pending": "2026-01-02T03:04:00.000000000Z",
                 "oldest_pending_age_s": 5,
+                "dead_letters": 1,
+                "dead_letter_bytes": 2000,
+                "dead_letter_max_bytes": 1 << 20,
             }
         ],
     }
@@ -95,8 +99,8 @@ def test_the_oldest_frame_is_told_with_its_age_when_there_is_one() -> None:
 
 
 def test_each_sinks_backlog_is_told_with_the_age_of_its_oldest_line() -> None:
-    done = sink("done", pending=0, oldest_pending_ns=0)
-    late = sink("late", "held", pending=4812, oldest_pending_ns=NOW_NS - 7260 * S)
+    done = sink("done", pending=0, oldest_pending_ns=0, dead_lettered=0)
+    late = sink("late", "held", pending=4812, oldest_pending_ns=NOW_NS - 7260 * S, dead_lettered=0)
     lines = view(overview(sinks=[done, late])).splitlines()
     assert lines[-2].split() == ["done", "running", "none"]
     assert lines[-1].split() == [
@@ -110,6 +114,10 @@ def test_each_sinks_backlog_is_told_with_the_age_of_its_oldest_line() -> None:
         "1m",
         "ago",
     ]
+
+
+def test_what_dead_letters_take_of_it_is_told() -> None:
+    assert view(overview(sinks=[sink()])).splitlines()[-1].endswith("1, 2.0 KiB of 1.0 MiB")
 
 
 def test_before_the_first_sink_is_opened_the_view_says_so() -> None:

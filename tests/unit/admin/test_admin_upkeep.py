@@ -28,6 +28,11 @@ def test_a_whole_spool_is_told_with_what_was_read() -> None:
     assert shown == "✓ no damage: 1,200 frames with 1 line read, each as it was stored\n"
 
 
+def test_dead_letters_are_told_when_there_are_any() -> None:
+    shown = verified(VerifyReport(frames=1, lines=1, dead_letters=2))
+    assert "1 frame with 1 line and 2 dead letters read" in shown
+
+
 def test_damage_is_told_piece_by_piece() -> None:
     shown = verified(VerifyReport(3, 40, ["frame 2: checksum", "frame 3: checksum"]))
     assert [line.rstrip() for line in shown.splitlines()] == [
@@ -53,6 +58,7 @@ def test_the_documents_have_these_shapes() -> None:
         "ok": False,
         "frames": 3,
         "lines": 40,
+        "dead_letters": 0,
         "problems": ["frame 2"],
     }
     assert backup_document(COPY, now_ns=NOW_NS) == {

@@ -4,7 +4,14 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from forwarder.model import Checkpoint, FrameDraft, FrameKind, StreamInfo, StreamKey
+from forwarder.model import (
+    Checkpoint,
+    DeadLetter,
+    FrameDraft,
+    FrameKind,
+    StreamInfo,
+    StreamKey,
+)
 from forwarder.spool.interface import StreamCommit
 
 if TYPE_CHECKING:
@@ -45,3 +52,32 @@ def commit(
             next_line, 0, last.last_stamp_ns, last.high_stamp_ns, *session, last.generation
         )
     return StreamCommit(stream_id, frames, at, state=state)
+
+
+def letter(
+    raw: bytes = b"text\n",
+    *,
+    stream_id: int = 1,
+    line: int = 0,
+    lines: int = 1,
+    status: str = "400",
+    reason: str = "too old",
+    unnamed: int = 0,
+    maybe_stored: bool = False,
+) -> DeadLetter:
+    """What a destination refused for good."""
+    return DeadLetter(
+        stream_id,
+        FrameKind.LINES,
+        line,
+        lines,
+        100,
+        7,
+        raw,
+        status,
+        reason,
+        9,
+        generation=2,
+        unnamed=unnamed,
+        maybe_stored=maybe_stored,
+    )

@@ -22,11 +22,13 @@ from forwarder.model import (
 from forwarder.spool import files
 from forwarder.spool.files import connect_reader, connect_writer, make_database
 from forwarder.spool.frames import pack
+from forwarder.spool.interface import Delivery, DropReason
 from forwarder.spool.migrations import STEPS, can_migrate
 from forwarder.spool.overview import gaps_of
 from forwarder.spool.schema import CREATE_PRAGMAS, SCHEMA_VERSION
 from forwarder.spool.statements import INSERT_FRAME, frame_row
-from tests.unit.spool.builders import INFO, commit, frame
+from forwarder.spool.verify import verify
+from tests.unit.spool.builders import INFO, commit, frame, letter
 from tests.unit.spool.faults import Faults
 
 if TYPE_CHECKING:
@@ -207,12 +209,32 @@ async def test_everything_that_was_in_it_is_still_there(start: Opener, state: St
     assert [one.generation for one in await spool.read(0, max_bytes=100)] == [0, 1]
 
 
-@pytest.mark.parametrize("step", range(len(STEPS[1]) + 1))
-async def test_a_kill_at_any_step_leaves_the_old_spool_for_the_next_start(
-    start: Opener, state: StateDir, step: int
+async def test_what_an_earlier_version_dropped_has_no_reason_and_adds_up(
+    start: Opener, state: StateDir
 ) -> None:
     make_old(state)
-    statement = STEPS[1][step] if step < len(STEPS[1]) else "COMMIT"
+    with closing(sqlite3.connect(state.database)) as connection, connection:
+        connection.execute("UPDATE sink SET dropped = 4, dead_lettered = 3, base_lines = -7")
+    spool = await start()
+    (sink,) = (await spool.overview()).sinks
+    assert (sink.dropped, sink.dead_lettered) == (7, 0)
+    assert sink.dropped_for == {DropReason.UNRECORDED: 7}
+    assert verify(state).ok
+    await spool.open_stream(INFO)
+    held = letter()
+    await spool.advance("archive", 1, {}, Delivery(0, 0, 1), [held])
+    assert await spool.dead_letter_bytes("archive") == held.size_bytes
+
+
+@pytest.mark.parametrize(
+    "statement",
+    [*(statement for steps in STEPS.values() for statement in steps), "COMMIT"],
+    ids=lambda statement: " ".join(statement.split()[:4]),
+)
+async def test_a_kill_at_any_step_leaves_the_old_spool_for_the_next_start(
+    start: Opener, state: StateDir, statement: str
+) -> None:
+    make_old(state)
     faults = Faults()
     faults.fail(statement, "SQLITE_FULL")
     with pytest.raises(SpoolUntrustedError, match="as told"):
@@ -235,7 +257,9 @@ def test_an_earlier_version_refuses_the_new_schema(
 
 def test_a_command_that_only_reads_does_not_migrate(state: StateDir) -> None:
     make_old(state)
-    with pytest.raises(SpoolUntrustedError, match="it has schema 1, this version 2"):
+    with pytest.raises(
+        SpoolUntrustedError, match=f"it has schema 1, this version {SCHEMA_VERSION}"
+    ):
         connect_reader(state)
 
 

@@ -28,7 +28,7 @@ from forwarder.spool.interface import Delivery, StreamCommit
 from forwarder.spool.overview import GapEntry, StreamPosition, checkpoints_of, gaps_of, overview_of
 from forwarder.spool.room import SpoolLimits
 from forwarder.spool.schema import PAGE_BYTES
-from tests.unit.spool.builders import INFO, KEY, OTHER, commit, frame
+from tests.unit.spool.builders import INFO, KEY, OTHER, commit, frame, letter
 from tests.unit.spool.faults import Faults
 
 if TYPE_CHECKING:
@@ -307,7 +307,8 @@ async def test_a_cursor_its_counters_and_what_the_sink_remembers_move_together(
     await spool.open_sink("archive", from_oldest=True)
     await spool.commit([commit(stream.id, *[frame(line=line) for line in range(4)])])
     await spool.remember("archive", {"a": b"1", "b": b"2"})
-    await spool.advance("archive", 3, {"a": None, "c": b"3"}, Delivery(1, 1, 1, 0))
+    delivery = Delivery(1, 1, 1, 0)
+    await spool.advance("archive", 3, {"a": None, "c": b"3"}, delivery, [letter()])
     await spool.close()
     again = await start()
     record = await again.open_sink("archive", from_oldest=True)

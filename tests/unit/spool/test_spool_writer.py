@@ -13,9 +13,9 @@ import pytest
 from forwarder.errors import SpoolUnavailableError, SpoolUntrustedError
 from forwarder.model import FrameKind
 from forwarder.spool.files import connect_writer
-from forwarder.spool.interface import Delivery
+from forwarder.spool.interface import Delivery, Replayed
 from forwarder.spool.writer import Writer
-from tests.unit.spool.builders import INFO, OTHER, commit, frame
+from tests.unit.spool.builders import INFO, OTHER, commit, frame, letter
 from tests.unit.spool.faults import Faults
 
 if TYPE_CHECKING:
@@ -190,6 +190,10 @@ CALLS: list[Callable[[SqliteSpool], object]] = [
     lambda spool: spool.open_sink("archive", from_oldest=True),
     lambda spool: spool.read(0, max_bytes=1),
     lambda spool: spool.advance("archive", 1, {}, Delivery()),
+    lambda spool: spool.advance("archive", 1, {}, Delivery(dead_lettered=1), [letter()]),
+    lambda spool: spool.dead_letter_bytes("archive"),
+    lambda spool: spool.letters_to_replay("archive", max_bytes=1),
+    lambda spool: spool.settle_replay("archive", {1: Replayed()}),
     lambda spool: spool.remember("archive", {}),
     lambda spool: spool.note_sink("archive", "running", ""),
     lambda spool: spool.configure_sinks({}),
