@@ -10,22 +10,35 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
 
+#: Amazon's over IPv6, which is no link-local address.
+_METADATA = frozenset({ipaddress.ip_address("fd00:ec2::254")})
+
+
 def is_loopback(host: str) -> bool:
     """Whether the name or number means this machine; a name is not looked up."""
     if host == "localhost" or host.endswith(".localhost"):
         return True
-    try:
-        return ipaddress.ip_address(host).is_loopback
-    except ValueError:
-        return False
+    number = _number(host)
+    return number is not None and number.is_loopback
 
 
 def is_link_local(host: str) -> bool:
-    """Whether the number is one of the addresses that cloud metadata services listen on."""
+    """Whether the number is one of the addresses that cloud metadata services listen on.
+
+    A name that leads to one is found out when the connection is made.
+    """
+    number = _number(host)
+    return number is not None and (number.is_link_local or number in _METADATA)
+
+
+def _number(host: str) -> ipaddress.IPv4Address | ipaddress.IPv6Address | None:
     try:
-        return ipaddress.ip_address(host).is_link_local
+        number = ipaddress.ip_address(host)
     except ValueError:
-        return False
+        return None
+    # `::ffff:169.254.169.254` is that address to the kernel.
+    mapped = number.ipv4_mapped if isinstance(number, ipaddress.IPv6Address) else None
+    return number if mapped is None else mapped
 
 
 def is_header_text(value: str) -> bool:

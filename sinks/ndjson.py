@@ -23,8 +23,10 @@ from typing import TYPE_CHECKING, Any
 
 import orjson
 
+from sinks.identity import id_prefix, id_suffix, record_ids
+
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator, Sequence
+    from collections.abc import Iterable, Iterator, Mapping, Sequence
 
     from sinks.interface import Slice
 
@@ -33,23 +35,51 @@ _NS_PER_S = 1_000_000_000
 
 def encode_lines(source: Slice, start: int = 0, stop: int | None = None) -> bytes:
     """The slice's records from `start` to before `stop`, as whole NDJSON lines."""
-    stop = source.line_count if stop is None else stop
-    columns = source.columns
-    before, after = _wrapping(source)
-    texts = _json_texts(columns.texts[start:stop])
-    times = rfc3339_column(columns.stamps_ns[start:stop])
-    numbers = range(source.first_line + start, source.first_line + stop)
+    rows = _rows(source, start, source.line_count if stop is None else stop)
+    before, after = _wrapping(source, {})
+    return "".join(
+        [f'{{"time":"{time}{before}{number}{text}{after}' for time, number, text in rows]
+    ).encode()
+
+
+def encode_identified(source: Slice, more: Mapping[str, Any]) -> bytes:
+    """All of the slice's lines with their record ids in front, as `id`.
+
+    Args:
+        source: The slice.
+        more: Fields that all of its records have besides.
+    """
+    head, tail = f'{{"id":"{id_prefix(source)}', f'{id_suffix(source)}","time":"'
+    before, after = _wrapping(source, more)
     return "".join(
         [
-            f'{{"time":"{time}{before}{number}{text}{after}'
-            for time, number, text in zip(times, numbers, texts, strict=True)
+            f"{head}{number}{tail}{time}{before}{number}{text}{after}"
+            for time, number, text in _rows(source, 0, source.line_count)
         ]
     ).encode()
 
 
+def _rows(source: Slice, start: int, stop: int) -> Iterator[tuple[str, int, str]]:
+    """Time, line number and text of each record, the text as a member of a JSON object."""
+    columns = source.columns
+    texts = _json_texts(columns.texts[start:stop])
+    times = rfc3339_column(columns.stamps_ns[start:stop])
+    numbers = range(source.first_line + start, source.first_line + stop)
+    return zip(times, numbers, texts, strict=True)
+
+
 def encode_gap(source: Slice) -> bytes:
     """A gap record as one NDJSON line; `time` is where the hole begins, as far as that is known."""
-    record = {"time": rfc3339(gap_stamp_ns(source)), **_fields(source)}
+    return _encode_gap(source, {}, {})
+
+
+def encode_identified_gap(source: Slice, more: Mapping[str, Any]) -> bytes:
+    """The same with its record id in front, as `id`, and more fields."""
+    return _encode_gap(source, {"id": record_ids(source)[0]}, more)
+
+
+def _encode_gap(source: Slice, identity: Mapping[str, str], more: Mapping[str, Any]) -> bytes:
+    record = {**identity, "time": rfc3339(gap_stamp_ns(source)), **_fields(source), **more}
     return orjson.dumps({**record, "gap": dict(source.gap or {})}, option=orjson.OPT_APPEND_NEWLINE)
 
 
@@ -95,9 +125,9 @@ def _fields(source: Slice) -> dict[str, Any]:
     return fields
 
 
-def _wrapping(source: Slice) -> tuple[str, str]:
+def _wrapping(source: Slice, more: Mapping[str, Any]) -> tuple[str, str]:
     """What stands between a line's time and its number, and what stands behind its text."""
-    fields = orjson.dumps(_fields(source)).decode()
+    fields = orjson.dumps({**_fields(source), **more}).decode()
     after = f',"part":{source.part}}}\n' if source.part else "}\n"
     return f'",{fields[1:-1]},"line":', after
 

@@ -27,7 +27,11 @@ Compression = Literal["gzip", "zstd", "none"]
 _HEADER_NAME = re.compile(r"[A-Za-z0-9!#$%&'*+.^_`|~-]+")
 #: Headers that frame the request: they are the sink's own, whatever else is asked for.
 _RESERVED = frozenset(
-    {"host", "content-length", "transfer-encoding", "connection", "content-encoding", "te"}
+    {
+        *("host", "connection", "upgrade", "expect"),
+        *("content-length", "content-encoding", "transfer-encoding", "te", "trailer"),
+        "accept-encoding",
+    }
 )
 
 
@@ -35,13 +39,16 @@ def check_url(value: str) -> str:
     """Refuse what is no http(s) URL; a slash at its end stays, since it may mean something."""
     url = split_url(value)
     if url is None:
-        raise problem('expected a URL such as "https://logs.example.com:4318"')
+        # Nothing of it is shown: the path of a webhook may be its secret.
+        raise problem('expected a URL such as "https://logs.example.com:4318"', seen=False)
     if url.username is not None or url.password is not None:
-        raise problem("a URL must not hold credentials; use headers, bearer_token or username")
+        text = "a URL must not hold credentials; use headers, bearer_token or username"
+        raise problem(text, seen=False)
     if url.fragment:
-        raise problem('an address has no "#"')
+        raise problem('an address has no "#"', seen=False)
     if is_link_local(url.hostname or ""):
-        raise problem("link-local addresses, such as those of metadata services, are refused")
+        text = "link-local addresses, such as those of metadata services, are refused"
+        raise problem(text, seen=False)
     return value
 
 
@@ -56,6 +63,18 @@ class HeaderFile(Section):
     """The file."""
 
 
+def _check_header_name(value: str) -> str:
+    if not _HEADER_NAME.fullmatch(value):
+        raise problem("not the name of a header")
+    if value.lower() in _RESERVED:
+        raise problem("this header is set by the sink itself", seen=False)
+    return value
+
+
+#: The name of a header that the sink does not set anyhow.
+HeaderName = Annotated[str, AfterValidator(_check_header_name)]
+
+
 def _check_headers(value: object) -> object:
     if isinstance(value, Mapping):
         for name in value:
@@ -63,6 +82,15 @@ def _check_headers(value: object) -> object:
                 raise problem("not the name of a header", at=[str(name)])
             if name.lower() in _RESERVED:
                 raise problem("this header is set by the sink itself", at=[name], seen=False)
+        if len({name.lower() for name in value}) < len(value):
+            raise problem("two headers differ only in upper and lower case", seen=False)
+    return value
+
+
+def _check_username(value: str) -> str:
+    # RFC 7617: what follows a colon would be taken for the password.
+    if ":" in value or not value.isprintable():
+        raise problem('expected printable text without ":"')
     return value
 
 
@@ -71,7 +99,7 @@ Headers = Annotated[Mapping[str, Secret | HeaderFile], BeforeValidator(_check_he
 
 
 class TlsSettings(Section):
-    """How the server is verified, and who we are to it."""
+    """Certificates: those to trust, and our own."""
 
     ca_file: LocalPath | None = None
     """Certificates of the authorities to trust, PEM, instead of the system's."""
@@ -91,7 +119,7 @@ class TlsSettings(Section):
 
 
 class BatchSettings(Section):
-    """How much is sent at once."""
+    """What one request may hold, and how long it waits to be full."""
 
     max_records: Annotated[int, Field(ge=1, le=1_000_000)] = 10_000
     """The most records in one request."""
@@ -114,7 +142,7 @@ class NetworkSettings(SinkSettings):
     """Sent as `Authorization: Bearer ...`."""
     bearer_token_file: LocalPath | None = None
     """The same from a file; it is read at every use, so that the token can be rotated."""
-    username: Annotated[str, Field(min_length=1)] | None = None
+    username: Annotated[str, Field(min_length=1), AfterValidator(_check_username)] | None = None
     """For `Authorization: Basic ...`, with a password."""
     password: Secret | None = None
     """The password."""
@@ -135,7 +163,7 @@ class NetworkSettings(SinkSettings):
     workers: Workers = 0
     """So many processes encode and compress; 0 does it in the daemon itself."""
     batch: BatchSettings = BatchSettings()
-    """How much is sent at once."""
+    """How large a request becomes, and how long it waits for that."""
     retry_statuses: tuple[RetryStatus, ...] = ()
     """HTTP statuses to try again after, besides those of the protocol: `[500]`."""
     give_up_after: Annotated[Duration, Within("1m", "365d")] | None = None
@@ -195,6 +223,7 @@ class NetworkSettings(SinkSettings):
                     'or set "allow_plaintext: true"',
                     at=[key],
                     about=[key, "allow_plaintext", "headers", "bearer_token", "username"],
+                    seen=False,
                 )
         return self
 

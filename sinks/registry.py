@@ -14,6 +14,7 @@ from importlib.metadata import EntryPoint, entry_points
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
+from sinks.console import ConsoleSettings, ConsoleSink
 from sinks.discard import DiscardSettings, DiscardSink
 from sinks.elasticsearch import ElasticsearchSettings, ElasticsearchSink
 from sinks.file import FileSettings, FileSink
@@ -51,6 +52,7 @@ class SinkPluginError(ValueError):
 #: The sinks of this package, by `type`.
 BUILTIN: Mapping[str, SinkType] = MappingProxyType(
     {
+        "console": SinkType(ConsoleSettings, ConsoleSink),
         "discard": SinkType(DiscardSettings, DiscardSink),
         "elasticsearch": SinkType(ElasticsearchSettings, ElasticsearchSink),
         "file": SinkType(FileSettings, FileSink),

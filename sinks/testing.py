@@ -6,10 +6,21 @@ Part of the public interface: a sink author's tests use it as this project's own
 from __future__ import annotations
 
 import asyncio
-from dataclasses import dataclass
+import re
+from dataclasses import dataclass, replace
+from functools import partial
 from typing import TYPE_CHECKING, TypeAlias
 
-from sinks.interface import Batch, Columns, Slice, Stream
+from sinks.interface import (
+    Batch,
+    BatchRejectedError,
+    Columns,
+    PartlyDeliveredError,
+    Refusal,
+    SinkUnavailableError,
+    Slice,
+    Stream,
+)
 from sinks.ndjson import rfc3339
 
 if TYPE_CHECKING:
@@ -188,6 +199,118 @@ class SlowSink:
         await self.inner.close()
 
 
+class PickySink:
+    """Refuses what it is told to, record by record, and hands over the rest.
+
+    Args:
+        poison: Texts that it never takes.
+        later: Texts that it does not take at first; every one is taken when it comes again.
+        max_bytes: What is larger, as the server sent it, is refused for its size.
+        named: Whether it says which records it means, and takes the others, as one that answers for
+            each record does; otherwise it refuses a batch as a whole.
+        inner: Where the rest goes.
+
+    Attributes:
+        attempts: Everything that was sent, refused or not.
+    """
+
+    def __init__(
+        self,
+        poison: Iterable[bytes] = (),
+        *,
+        later: Iterable[bytes] = (),
+        max_bytes: int | None = None,
+        named: bool = False,
+        inner: Sink | None = None,
+    ) -> None:
+        self.inner: Sink = MemorySink() if inner is None else inner
+        self.poison = set(poison)
+        self.attempts: list[Batch] = []
+        self._later = set(later)
+        self._max_bytes = max_bytes
+        self._named = named
+
+    async def open(self, state: SinkState) -> None:
+        """Open the inner sink."""
+        await self.inner.open(state)
+
+    async def write(self, batch: Batch) -> StateChanges:
+        """Write what is not refused."""
+        self.attempts.append(batch)
+        if self._max_bytes is not None and batch.raw_bytes > self._max_bytes:
+            raise BatchRejectedError("too large", status="413", too_large=True)
+        texts = [record.text for source in batch.slices for record in _records(source)]
+        poison = [index for index, text in enumerate(texts) if text in self.poison]
+        later = [index for index, text in enumerate(texts) if text in self._later]
+        self._later.difference_update(texts)
+        if not poison and not later:
+            return await self.inner.write(batch)
+        if not self._named:
+            if poison:
+                raise BatchRejectedError("poison", status="400")
+            raise SinkUnavailableError("later")
+        taken = [index for index in range(len(texts)) if index not in {*poison, *later}]
+        if taken:
+            await self.inner.write(_some(batch, taken))
+        refusal = Refusal("poison", "400")
+        raise PartlyDeliveredError(
+            "not all of it", refused=dict.fromkeys(poison, refusal), again=later
+        )
+
+    async def close(self) -> None:
+        """Close the inner sink."""
+        await self.inner.close()
+
+
+class GatedSink:
+    """Lets each `write` through when it is told to, in any order.
+
+    Attributes:
+        waiting: Batches whose `write` has not been let through, in the order in which they came.
+        most: The most that ever were under way at once.
+    """
+
+    def __init__(self, inner: Sink | None = None) -> None:
+        self.inner: Sink = MemorySink() if inner is None else inner
+        self.waiting: list[Batch] = []
+        self.most = 0
+        self._gates: dict[int, asyncio.Event] = {}
+        self._came = asyncio.Condition()
+
+    async def came(self, count: int) -> None:
+        """Return when so many are waiting."""
+        async with self._came:
+            await self._came.wait_for(lambda: len(self.waiting) >= count)
+
+    def release(self, *first_ids: int) -> None:
+        """Let the batches through that begin with these frames, also when they come later."""
+        for first_id in first_ids:
+            self._gate(first_id).set()
+
+    async def open(self, state: SinkState) -> None:
+        """Open the inner sink."""
+        await self.inner.open(state)
+
+    async def write(self, batch: Batch) -> StateChanges:
+        """Wait, then write."""
+        self.waiting.append(batch)
+        self.most = max(self.most, len(self.waiting))
+        try:
+            async with self._came:
+                self._came.notify_all()
+            await self._gate(batch.first_id).wait()
+        finally:
+            self.waiting.remove(batch)
+        return await self.inner.write(batch)
+
+    async def close(self) -> None:
+        """Close the inner sink."""
+        await self.inner.close()
+
+    def _gate(self, first_id: int) -> asyncio.Event:
+        return self._gates.setdefault(first_id, asyncio.Event())
+
+
 def slice_of(
     lines: Sequence[tuple[int, bytes | str]],
     *,
@@ -291,6 +414,32 @@ def end_of(
 def batch_of(*slices: Slice, first_id: int = 1) -> Batch:
     """A batch of these slices, one frame each."""
     return Batch(first_id, first_id + max(0, len(slices) - 1), slices)
+
+
+def _some(batch: Batch, indices: Sequence[int]) -> Batch:
+    """A batch of some of another one's records, each in a slice of its own."""
+    single: list[Slice] = []
+    for source in batch.slices:
+        if source.record_count == 1:
+            single.append(source)
+            continue
+        columns = source.columns
+        for index, line in enumerate(re.findall(rb"[^\n]*\n|[^\n]+$", source.raw)):
+            column = Columns(columns.stamps_ns[index : index + 1], columns.texts[index : index + 1])
+            single.append(
+                replace(
+                    source,
+                    first_line=source.first_line + index,
+                    line_count=1,
+                    raw=line,
+                    decode=partial(_decoded, column),
+                )
+            )
+    return Batch(batch.first_id, batch.last_id, [single[index] for index in indices])
+
+
+def _decoded(columns: Columns, _: Slice) -> Columns:
+    return columns
 
 
 def _records(source: Slice) -> list[Record]:

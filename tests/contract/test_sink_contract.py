@@ -24,7 +24,9 @@ from sinks.testing import (
     gap_of,
     slice_of,
 )
+from tests.contract.destination_console import ConsoleLines
 from tests.contract.destination_elasticsearch import ElasticsearchIndex
+from tests.contract.destination_http import JsonLines
 from tests.contract.destination_loki import LokiStreams
 from tests.contract.destination_otlp import OtlpCollector
 from tests.unit.sinks.renaming_disk import read_all
@@ -148,6 +150,8 @@ class Memory:
         "memory",
         "elasticsearch",
         "loki",
+        "console",
+        "http",
         "otlp-protobuf",
         "otlp-json",
         "otlp-grpc",
@@ -161,6 +165,8 @@ def destination(request: pytest.FixtureRequest, tmp_path: Path) -> Destination:
         "memory": Memory,
         "elasticsearch": lambda: ElasticsearchIndex(request.getfixturevalue("opensearch")),
         "loki": lambda: LokiStreams(request.getfixturevalue("loki")),
+        "console": lambda: ConsoleLines(tmp_path),
+        "http": lambda: JsonLines(request.getfixturevalue("victoria_logs"), compression="gzip"),
         "otlp-protobuf": lambda: OtlpCollector(request.getfixturevalue("collector")),
         "otlp-json": lambda: OtlpCollector(
             request.getfixturevalue("collector"), protocol="http/json"
