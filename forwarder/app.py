@@ -357,8 +357,9 @@ class Daemon:
 
     async def _delivered(self) -> None:
         last_id = self.spool.last_frame_id
-        for dispatcher in self.dispatchers:
-            await dispatcher.wait_past(last_id)
+        async with asyncio.TaskGroup() as tasks:
+            for dispatcher in self.dispatchers:
+                tasks.create_task(dispatcher.wait_past(last_id))
 
     async def _drain(self, timeout_s: float) -> None:
         """Stop reading, commit what was read, and give the sinks their time."""

@@ -1,7 +1,7 @@
 """One batch to its end: halved where it is refused, sent again where it must be.
 
-What comes out names every record that the destination will never take. It is written against two
-functions, so that it knows neither sinks nor clocks.
+What comes out names every record that the destination will never take. It is written against one
+function, so that it knows neither sinks nor clocks.
 """
 
 from __future__ import annotations
@@ -14,13 +14,17 @@ import orjson
 
 from forwarder.halving import Halving
 from forwarder.model import DeadLetter, FrameKind
-from forwarder.slices import cut, pick, runs
+from forwarder.slices import cut, pick, record_sizes, runs
 from sinks.interface import BatchRejectedError, PartlyDeliveredError, Refusal
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from sinks.interface import Batch, Slice, StateChanges
+
+
+#: Of a destination's own words so much is kept, whatever a sink lets through.
+_REASON_CHARS = 1000
 
 
 class Outlet(Protocol):
@@ -31,12 +35,9 @@ class Outlet(Protocol):
 
         Raises:
             BatchRejectedError: It will never take this batch as it is.
-            PartlyDeliveredError: It took some of it.
+            PartlyDeliveredError: It took some of it, or refused some by name. What it named is in
+                the batch; the next call waits when some of it is to be sent again.
         """
-        ...
-
-    async def pause(self, error: PartlyDeliveredError) -> None:
-        """Wait as after an attempt that failed for now."""
         ...
 
 
@@ -93,14 +94,14 @@ async def _attempt(
     try:
         outcome.changes.update(await outlet.write(batch))
     except PartlyDeliveredError as error:
-        for index, refusal in error.refused.items():
-            outcome.refused[indices[index]] = refusal
-        if error.unnamed:
-            outcome.unnamed += error.unnamed
+        again = sorted(set(error.again) - error.refused.keys())
+        outcome.refused |= {indices[index]: why for index, why in error.refused.items()}
+        # A destination may claim to have refused more than it was sent.
+        unnamed = min(error.unnamed, len(indices) - len(error.refused) - len(again))
+        if unnamed > 0:
+            outcome.unnamed += unnamed
             outcome.unnamed_refusal = error.unnamed_refusal
-        if error.again:
-            await outlet.pause(error)
-        return [indices[index] for index in sorted(set(error.again))]
+        return [indices[index] for index in again]
     return ()
 
 
@@ -112,20 +113,24 @@ async def _halve(
     outcome: Outcome,
 ) -> None:
     """Find the records to blame, and deliver the others."""
-    halving = Halving(len(indices), too_large=error.too_large)
+    sizes = record_sizes(whole)
+    halving = Halving([sizes[index] for index in indices], too_large=error.too_large)
     while (trial := halving.trial) is not None:
         part = indices[trial[0] : trial[1]]
         batch = pick(whole, part)
+        named = len(outcome.refused) + outcome.unnamed
         try:
             again = await _attempt(batch, part, outlet, outcome)
         except BatchRejectedError as refused:
-            outcome.note_size(batch, refused)
-            blamed = halving.refused(too_large=refused.too_large)
-            if blamed is not None:
-                outcome.refused[indices[blamed]] = Refusal(str(refused), refused.status)
+            error = refused
+            outcome.note_size(batch, error)
+            blamed = halving.refused(too_large=error.too_large)
         else:
             await _deliver(whole, again, outlet, outcome)
-            halving.accepted()
+            explained = len(outcome.refused) + outcome.unnamed > named
+            blamed = halving.accepted(explained=explained)
+        if blamed is not None:
+            outcome.refused[indices[blamed]] = Refusal(str(error), error.status)
 
 
 def dead_letters(
@@ -166,7 +171,7 @@ def _letter(source: Slice, stream_id: int, refusal: Refusal, now_ns: int) -> Dea
         received_ns=source.received_ns,
         raw=raw,
         status=refusal.status,
-        reason=refusal.reason,
+        reason=refusal.reason[:_REASON_CHARS],
         noticed_ns=now_ns,
         part=source.part,
         generation=source.generation,
@@ -190,7 +195,7 @@ def _unnamed_letter(
         received_ns=first.received_ns,
         raw=b"",
         status=refusal.status,
-        reason=refusal.reason,
+        reason=refusal.reason[:_REASON_CHARS],
         noticed_ns=now_ns,
         generation=first.generation,
         unnamed=outcome.unnamed,

@@ -15,6 +15,7 @@ import structlog
 
 from forwarder.cursor import Cursor
 from forwarder.delivering import dead_letters, deliver
+from forwarder.errors import SpoolError
 from forwarder.gathering import Gathering
 from forwarder.model import SinkHealth
 from forwarder.outlet import SinkOutlet
@@ -78,11 +79,16 @@ class Dispatcher:
         self._plan = replace(plan, max_bytes=plan.max_bytes or batch_bytes)
         self._outlet = SinkOutlet(name, sink, plan=self._plan, spool=spool, clock=clock)
         self._gathering = Gathering(name, spool, self._plan, clock)
-        self._replaying = Replaying(name, spool, self._outlet, self._gathering, clock)
+        # A batch has its place until it and all before it are settled. With one place nothing comes
+        # between a batch and what a sink that keeps order remembers of it.
+        self._places = asyncio.Semaphore(1 if plan.in_flight == 1 else _WINDOW * plan.in_flight)
+        self._replaying = Replaying(
+            name, spool, self._outlet, self._gathering, clock, places=self._places
+        )
         self._window = Window()
         self._cursor: asyncio.Future[Cursor] = asyncio.get_running_loop().create_future()
-        # The dead letters of a batch are counted before those of another one are.
-        self._room = asyncio.Lock()
+        # Whether there may be more dead letters than were counted last.
+        self._letters_came = True
 
     @property
     def health(self) -> SinkHealth:
@@ -107,8 +113,10 @@ class Dispatcher:
         try:
             await first_of(cursor.run(), self._carry(cursor, state))
         finally:
-            await self._outlet.close()
-            await cursor.settle()
+            try:
+                await self._outlet.close()
+            finally:
+                await cursor.settle()
 
     async def wait_past(self, frame_id: int) -> None:
         """Return when everything up to this frame is settled and its cursor is durable.
@@ -125,9 +133,6 @@ class Dispatcher:
 
     async def _carry(self, cursor: Cursor, state: EngineState) -> None:
         """Open the sink; then read and deliver, for ever."""
-        begun = asyncio.Semaphore(
-            1 if self._plan.in_flight == 1 else _WINDOW * self._plan.in_flight
-        )
         parcels = self._gathering.parcels(cursor, state)
         upcoming = asyncio.ensure_future(anext(parcels))
         try:
@@ -138,39 +143,64 @@ class Dispatcher:
                 while True:
                     parcel = await upcoming
                     upcoming = asyncio.ensure_future(anext(parcels))
-                    await begun.acquire()
+                    await self._take_place(cursor)
                     number = self._window.begin(parcel.through_id)
-                    settling = tasks.create_task(self._settle(parcel, number, cursor, state))
-                    settling.add_done_callback(lambda _: begun.release())
+                    tasks.create_task(self._settle(parcel, number, cursor))
         except BaseExceptionGroup as group:
-            raise first_error(group) from group
+            raise first_error(group.subgroup(SpoolError) or group) from group
         finally:
             upcoming.cancel()
             await asyncio.gather(upcoming, return_exceptions=True)
             await parcels.aclose()
 
-    async def _settle(
-        self, parcel: Parcel, number: int, cursor: Cursor, state: EngineState
-    ) -> None:
+    async def _take_place(self, cursor: Cursor) -> None:
+        """Return when a batch may begin.
+
+        Dead letters that take all the room that they may hold the sink. Those of batches that are
+        under way by then are let in: delivering these again for want of room would help nobody.
+        """
+        await self._places.acquire()
+        while not await self._has_room(cursor):
+            # What an operator wants to be sent again makes room, and needs a place.
+            self._places.release()
+            await self._outlet.hold_until(
+                lambda: self._has_room(cursor),
+                "dead letters are full (dead_letters.max_size is"
+                f" {self._plan.dead_letter_bytes} bytes): look at them with"
+                " `sandbox-forwarder dead-letters list`, then replay or drop them",
+            )
+            await self._places.acquire()
+
+    async def _has_room(self, cursor: Cursor) -> bool:
+        """Whether there is room for more dead letters; when there are none, there is."""
+        if not self._letters_came:
+            return True
+        self._letters_came = False
+        await until_spool_answers(cursor.commit, clock=self._clock)
+        held = await until_spool_answers(
+            lambda: self._spool.dead_letter_bytes(self.name), clock=self._clock
+        )
+        total = held + self._window.letter_bytes
+        has_room = not total or total < self._plan.dead_letter_bytes
+        self._letters_came |= not has_room
+        return has_room
+
+    async def _settle(self, parcel: Parcel, number: int, cursor: Cursor) -> None:
         """Deliver a batch, set aside what is refused, and move the cursor as far as it may."""
         outcome = await deliver(parcel.batch, self._outlet)
-        settled = self._settled(parcel, outcome)
+        # No await from here to where it is counted: what was confirmed is not delivered again.
         if outcome.too_large_bytes:
             self._gathering.take_less(outcome.too_large_bytes)
-        if settled.letters:
-            async with self._room:
-                await self._make_room(sum(letter.size_bytes for letter in settled.letters))
-                self._finish(number, settled, cursor, state)
-                await until_spool_answers(cursor.commit, clock=self._clock)
-        else:
-            self._finish(number, settled, cursor, state)
-
-    def _finish(self, number: int, settled: Settled, cursor: Cursor, state: EngineState) -> None:
-        state.apply(settled.changes)
+        settled = self._settled(parcel, outcome)
+        self._letters_came |= bool(settled.letters)
+        lowest = self._window.lowest
         move = self._window.settle(number, settled)
         if move is not None:
             total = move.settled
             cursor.move(move.through_id, total.changes, total.delivery, total.letters)
+        for _ in range(self._window.lowest - lowest):
+            self._places.release()
+        await self._outlet.note()
 
     def _settled(self, parcel: Parcel, outcome: Outcome) -> Settled:
         """What is committed of an outcome."""
@@ -183,30 +213,11 @@ class Dispatcher:
         delivery = Delivery(
             delivered=batch.line_count - refused - dropped, dead_lettered=refused, dropped=dropped
         )
-        for letter in letters:
+        if letters:
             self._log.error(
                 "records refused for good, kept as dead letters",
-                records=letter.unnamed or letter.lines or 1,
-                status=letter.status,
-                reason=letter.reason,
+                records=len(outcome.refused) + outcome.unnamed,
+                status=letters[0].status,
+                reason=letters[0].reason,
             )
         return Settled(outcome.changes, delivery, letters)
-
-    async def _make_room(self, need_bytes: int) -> None:
-        """Hold the sink as long as its dead letters take all the room that they may.
-
-        Those that come now are let in when there are no others: refusing them would hold the sink
-        for ever.
-        """
-        largest = self._plan.dead_letter_bytes
-
-        async def fits() -> bool:
-            held = await self._spool.dead_letter_bytes(self.name)
-            pending = self._window.letter_bytes
-            return held + pending + need_bytes <= largest or not held + pending
-
-        await self._outlet.hold_until(
-            fits,
-            f"dead letters are full (dead_letters.max_size is {largest} bytes): look at them with"
-            " `sandbox-forwarder dead-letters list`, then replay or drop them",
-        )

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import sys
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
@@ -11,12 +10,11 @@ from typing import TYPE_CHECKING
 import orjson
 import structlog
 
-from forwarder.parcels import Limits, make_parcels
+from forwarder.parcels import Limits, fill, make_parcels
 from forwarder.retry import until_spool_answers
 from forwarder.sink_state import ENGINE_PREFIX
 from forwarder.slices import Streams, make_slice
 from forwarder.tasks import first_of
-from sinks.interface import SinkUnavailableError
 
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator, Sequence
@@ -39,22 +37,26 @@ _MIN_BYTES = 1024
 
 @dataclass(frozen=True, slots=True)
 class Group:
-    """Frames that were read together, and the limits within which they are cut into batches."""
+    """The frames of one batch, and the limits that cut a single one that is too large for it."""
 
     last_id: int
     limits: Limits
 
 
 class Gathering:
-    """Reads for one sink."""
+    """Reads for one sink.
+
+    Attributes:
+        limits: What batches are made within now.
+    """
 
     def __init__(self, name: str, spool: Spool, plan: DeliveryPlan, clock: Clock) -> None:
         assert plan.max_bytes is not None, "the engine's own size stands for None"
+        self.limits = Limits(plan.max_records or sys.maxsize, plan.max_bytes)
         self._name = name
         self._spool = spool
         self._plan = plan
         self._clock = clock
-        self._limits = Limits(plan.max_records or sys.maxsize, plan.max_bytes)
         self._streams = Streams()
         self._hurried = asyncio.Event()
         self._log = structlog.get_logger().bind(sink=name)
@@ -64,63 +66,75 @@ class Gathering:
         self._hurried.set()
 
     def take_less(self, too_large_bytes: int) -> None:
-        """Make batches half as large as one that was too large, and smaller ones never again."""
+        """Make batches half as large as one that was too large, and larger ones never again."""
         smaller = max(too_large_bytes // 2, _MIN_BYTES)
-        if smaller < self._limits.max_bytes:
+        if smaller < self.limits.max_bytes:
             self._log.warning(
                 "the destination finds batches too large: smaller ones are sent until the next"
                 " start; set batch.max_bytes",
                 max_bytes=smaller,
             )
-            self._limits = Limits(self._limits.max_records, smaller)
+            self.limits = Limits(self.limits.max_records, smaller)
 
     def stream(self, stream_id: int) -> Stream:
         """A stream as sinks see it."""
         return self._streams.get(self._spool.stream_info(stream_id))
 
     async def parcels(self, cursor: Cursor, state: EngineState) -> AsyncGenerator[Parcel, None]:
-        """Batches from behind the cursor on, for ever."""
+        """Batches from behind the cursor on, for ever; first those that were begun before."""
         at = cursor.durable
         groups = _read_groups(state)
         for group in groups:
             if group.last_id > at:
-                frames = await self._frames_through(at, group)
+                frames = await self._frames_of(at, group)
                 for parcel in self._parcels(frames, group.limits):
                     yield parcel
-                at = group.last_id
+                at = frames[-1].id if frames else at
+        ahead: Sequence[Frame] = ()
         while True:
-            limits = self._limits
-            frames = await self._gather(at, limits)
-            at = frames[-1].id
+            frames = await self._gather(at, ahead)
+            limits = self.limits
+            count = fill(frames, limits).count
+            chosen, ahead = frames[:count], frames[count:]
+            at = chosen[-1].id
             if self._plan.fixed:
                 groups = [group for group in groups if group.last_id > cursor.durable]
                 groups.append(Group(at, limits))
                 await self._remember(groups, state)
-            for parcel in self._parcels(frames, limits):
+            for parcel in self._parcels(chosen, limits):
                 yield parcel
 
     def _parcels(self, frames: Sequence[Frame], limits: Limits) -> Sequence[Parcel]:
-        pairs = ((frame, make_slice(frame, self.stream(frame.stream_id))) for frame in frames)
-        return list(make_parcels(pairs, limits))
+        pairs = [(frame, make_slice(frame, self.stream(frame.stream_id))) for frame in frames]
+        return make_parcels(pairs, limits)
 
-    async def _gather(self, after_id: int, limits: Limits) -> Sequence[Frame]:
-        """The next frames: as many as a batch has, or as come while the oldest may wait."""
-        await self._spool.wait_beyond(after_id)
-        frames = list(await self._read(after_id, limits.max_bytes))
+    async def _gather(self, after_id: int, ahead: Sequence[Frame]) -> Sequence[Frame]:
+        """The next frames: at least as many as a batch has, or as come while they may wait.
+
+        Args:
+            after_id: What the batch before ended with.
+            ahead: What was read behind it already.
+        """
+        frames = list(ahead)
+        if not frames:
+            await self._spool.wait_beyond(after_id)
+            frames += await self._read(after_id, self.limits.max_bytes)
         if not self._plan.max_age_s:
             return frames
         until_s = self._clock.monotonic_s() + self._plan.max_age_s
-        while not self._hurried.is_set():
-            size_bytes = sum(len(frame.raw) for frame in frames)
-            left_s = until_s - self._clock.monotonic_s()
-            if left_s <= 0 or limits.reached(sum(one.lines for one in frames), size_bytes):
-                break
+        while not (filled := fill(frames, self.limits)).full:
             last_id = frames[-1].id
-            await first_of(
-                self._spool.wait_beyond(last_id), self._hurried.wait(), self._clock.sleep(left_s)
-            )
-            if self._spool.last_frame_id > last_id:
-                frames += await self._read(last_id, limits.max_bytes - size_bytes)
+            if self._spool.last_frame_id <= last_id:
+                left_s = until_s - self._clock.monotonic_s()
+                if left_s <= 0 or self._hurried.is_set():
+                    break
+                await first_of(
+                    self._spool.wait_beyond(last_id),
+                    self._hurried.wait(),
+                    self._clock.sleep(left_s),
+                )
+            else:
+                frames += await self._read(last_id, filled.left_bytes)
         return frames
 
     async def _read(self, after_id: int, max_bytes: int) -> Sequence[Frame]:
@@ -129,11 +143,13 @@ class Gathering:
             clock=self._clock,
         )
 
-    async def _frames_through(self, after_id: int, group: Group) -> Sequence[Frame]:
-        """Exactly the frames of a group that are behind the cursor."""
+    async def _frames_of(self, after_id: int, group: Group) -> Sequence[Frame]:
+        """The frames of a group; fewer than there were when some are one gap record now."""
         frames: list[Frame] = []
         while after_id < group.last_id:
             some = await self._read(after_id, group.limits.max_bytes)
+            if not some:
+                break
             frames += (frame for frame in some if frame.id <= group.last_id)
             after_id = some[-1].id
         return frames
@@ -141,11 +157,8 @@ class Gathering:
     async def _remember(self, groups: Sequence[Group], state: EngineState) -> None:
         """Make durable how frames are cut into batches, before the first of these is sent."""
         rows = [(one.last_id, one.limits.max_records, one.limits.max_bytes) for one in groups]
-        while True:
-            with contextlib.suppress(SinkUnavailableError):
-                await state.remember({_GROUPS_KEY: orjson.dumps(rows)})
-                return
-            await self._clock.sleep(1.0)
+        changes = {_GROUPS_KEY: orjson.dumps(rows)}
+        await until_spool_answers(lambda: state.store(changes), clock=self._clock)
 
 
 def _read_groups(state: EngineState) -> list[Group]:

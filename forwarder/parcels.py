@@ -14,9 +14,9 @@ from forwarder.slices import split
 from sinks.interface import Batch
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator, Sequence
+    from collections.abc import Iterable, Sequence
 
-    from forwarder.model import Frame
+    from forwarder.model import DeadLetter, Frame
     from sinks.interface import Slice
 
 
@@ -26,10 +26,6 @@ class Limits:
 
     max_records: int
     max_bytes: int
-
-    def reached(self, records: int, size_bytes: int) -> bool:
-        """Whether a batch need not wait for more."""
-        return records >= self.max_records or size_bytes >= self.max_bytes
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,34 +42,50 @@ class Parcel:
     through_id: int
 
 
-def make_parcels(pairs: Iterable[tuple[Frame, Slice]], limits: Limits) -> Iterator[Parcel]:
-    """Batches of these frames, each given with its slice, in order."""
-    gathered: list[tuple[Frame, Slice]] = []
-    records = size_bytes = 0
-    for frame, source in pairs:
-        more_records = records + source.record_count
-        more_bytes = size_bytes + len(source.raw)
-        if gathered and (more_records > limits.max_records or more_bytes > limits.max_bytes):
-            yield _parcel(gathered)
-            gathered, more_records, more_bytes = [], source.record_count, len(source.raw)
-        gathered.append((frame, source))
-        records, size_bytes = more_records, more_bytes
-        if records > limits.max_records or size_bytes > limits.max_bytes:
-            yield from _pieces(frame, source, limits)
-            gathered, records, size_bytes = [], 0, 0
-    if gathered:
-        yield _parcel(gathered)
+@dataclass(frozen=True, slots=True)
+class Fill:
+    """How full a batch is.
+
+    Attributes:
+        count: So many from the first on make it: at least one, if there is one.
+        full: Whether it need not wait for more.
+        left_bytes: What would still fit, at least 1.
+    """
+
+    count: int
+    full: bool
+    left_bytes: int
 
 
-def _parcel(gathered: Sequence[tuple[Frame, Slice]]) -> Parcel:
-    first, last = gathered[0][0], gathered[-1][0]
-    batch = Batch(first.id, last.id, [source for _, source in gathered])
-    return Parcel(batch, [frame.stream_id for frame, _ in gathered], last.id)
+def fill(sources: Iterable[Frame | DeadLetter], limits: Limits) -> Fill:
+    """How many of these, in order, make a batch."""
+    count = records = size_bytes = 0
+    for source in sources:
+        # A gap or end record has no bytes of the server's, and counts as one record.
+        more_records = records + max(1, source.lines)
+        more_bytes = size_bytes + (len(source.raw) if source.kind.holds_lines else 0)
+        if count and (more_records > limits.max_records or more_bytes > limits.max_bytes):
+            return Fill(count, full=True, left_bytes=1)
+        count, records, size_bytes = count + 1, more_records, more_bytes
+    full = records >= limits.max_records or size_bytes >= limits.max_bytes
+    return Fill(count, full, max(1, limits.max_bytes - size_bytes))
 
 
-def _pieces(frame: Frame, source: Slice, limits: Limits) -> Iterator[Parcel]:
-    """One frame that is too large, in several batches."""
+def make_parcels(pairs: Sequence[tuple[Frame, Slice]], limits: Limits) -> list[Parcel]:
+    """The batch of frames that belong together, each given with its slice.
+
+    Only a frame that is alone, and too large by itself, becomes several: what else belongs together
+    stays so, also when one of the frames is not what it was and others would fit now.
+    """
+    if not pairs:
+        return []
+    (first, source), last = pairs[0], pairs[-1][0]
+    if len(pairs) > 1:
+        batch = Batch(first.id, last.id, [one for _, one in pairs])
+        return [Parcel(batch, [frame.stream_id for frame, _ in pairs], last.id)]
     pieces = list(split(source, max_records=limits.max_records, max_bytes=limits.max_bytes))
-    for piece in pieces:
-        through_id = frame.id if piece is pieces[-1] else 0
-        yield Parcel(Batch(frame.id, frame.id, [piece]), [frame.stream_id], through_id)
+    ends = [0] * (len(pieces) - 1) + [first.id]
+    return [
+        Parcel(Batch(first.id, first.id, [piece]), [first.stream_id], through_id)
+        for piece, through_id in zip(pieces, ends, strict=True)
+    ]

@@ -5,9 +5,12 @@ from __future__ import annotations
 import asyncio
 from typing import TYPE_CHECKING
 
-from forwarder.delivering import dead_letters, deliver
+import structlog
+
+from forwarder.delivering import Outcome, dead_letters, deliver
+from forwarder.parcels import fill
 from forwarder.retry import until_spool_answers
-from forwarder.slices import make_slice
+from forwarder.slices import make_slice, split
 from forwarder.spool.interface import Replayed
 from sinks.interface import Batch
 
@@ -15,29 +18,45 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from forwarder.clock import Clock
-    from forwarder.delivering import Outcome, Outlet
+    from forwarder.delivering import Outlet
     from forwarder.gathering import Gathering
-    from forwarder.model import HeldLetter
+    from forwarder.model import DeadLetter, HeldLetter
     from forwarder.sink_state import EngineState
     from forwarder.spool.interface import Spool
     from sinks.interface import Slice
-
-#: How much is sent again at once.
-_REPLAY_BYTES = 1 << 20
 
 
 class Replaying:
     """Sends dead letters of one sink again, when it is told to look for them."""
 
     def __init__(
-        self, name: str, spool: Spool, outlet: Outlet, gathering: Gathering, clock: Clock
+        self,
+        name: str,
+        spool: Spool,
+        outlet: Outlet,
+        gathering: Gathering,
+        clock: Clock,
+        *,
+        places: asyncio.Semaphore,
     ) -> None:
+        """Touch nothing until `run`.
+
+        Args:
+            name: The sink's.
+            spool: Where its dead letters are.
+            outlet: Where they are sent.
+            gathering: Knows the limits and the streams.
+            clock: What waits.
+            places: One is taken as a batch takes one; so with one place nothing comes between.
+        """
         self._name = name
         self._spool = spool
         self._outlet = outlet
         self._gathering = gathering
         self._clock = clock
+        self._places = places
         self._wanted = asyncio.Event()
+        self._log = structlog.get_logger().bind(sink=name)
 
     def look(self) -> None:
         """Look whether there are any."""
@@ -53,42 +72,67 @@ class Replaying:
             await self._wanted.wait()
             self._wanted.clear()
             while letters := await until_spool_answers(self._letters, clock=self._clock):
-                await self._send(letters, state)
+                count = fill((one.letter for one in letters), self._gathering.limits).count
+                async with self._places:
+                    await self._send(letters[:count], state)
 
     async def _letters(self) -> Sequence[HeldLetter]:
-        return await self._spool.letters_to_replay(self._name, max_bytes=_REPLAY_BYTES)
+        return await self._spool.letters_to_replay(
+            self._name, max_bytes=self._gathering.limits.max_bytes
+        )
 
     async def _send(self, letters: Sequence[HeldLetter], state: EngineState) -> None:
-        slices = [
-            make_slice(one.letter, self._gathering.stream(one.letter.stream_id)) for one in letters
-        ]
-        # Frames' ids have no meaning here; a letter's cannot be mistaken for one of the batches'.
-        outcome = await deliver(Batch(-letters[-1].id, -letters[0].id, slices), self._outlet)
-        if outcome.changes:
-            await until_spool_answers(
-                lambda: self._spool.remember(self._name, outcome.changes), clock=self._clock
-            )
-            state.apply(outcome.changes)
-        settled = self._settled(letters, slices, outcome)
+        """Send letters that are one batch, or a single one that may be too large for one."""
+        settled = dict.fromkeys((one.id for one in letters), Replayed())
+        for slices in self._batches(letters):
+            # Frames' ids have no meaning here; a letter's cannot be mistaken for one of those.
+            batch = Batch(-letters[-1].id, -letters[0].id, slices)
+            outcome = await deliver(batch, self._outlet)
+            if changes := outcome.changes:
+                await until_spool_answers(lambda: state.store(changes), clock=self._clock)
+            self._settle(settled, letters, slices, outcome)
         await until_spool_answers(
             lambda: self._spool.settle_replay(self._name, settled), clock=self._clock
         )
 
-    def _settled(
-        self, letters: Sequence[HeldLetter], slices: Sequence[Slice], outcome: Outcome
-    ) -> dict[int, Replayed]:
-        """What became of each letter."""
-        now_ns = self._clock.time_ns()
-        unnamed = outcome.unnamed
-        settled: dict[int, Replayed] = {}
+    def _batches(self, letters: Sequence[HeldLetter]) -> Sequence[Sequence[Slice]]:
+        slices = [
+            make_slice(one.letter, self._gathering.stream(one.letter.stream_id)) for one in letters
+        ]
+        if len(slices) > 1:
+            return [slices]
+        limits = self._gathering.limits
+        pieces = split(slices[0], max_records=limits.max_records, max_bytes=limits.max_bytes)
+        return [[piece] for piece in pieces]
+
+    def _settle(
+        self,
+        settled: dict[int, Replayed],
+        letters: Sequence[HeldLetter],
+        slices: Sequence[Slice],
+        outcome: Outcome,
+    ) -> None:
+        """Add to each letter what became of the records that were sent of it."""
         base = 0
         for held, source in zip(letters, slices, strict=True):
             end = base + source.record_count
             refused = {n - base: why for n, why in outcome.refused.items() if base <= n < end}
-            part = type(outcome)(refused=refused)
-            again = dead_letters([source], [held.letter.stream_id], part, now_ns=now_ns)
-            dropped = min(unnamed, held.letter.lines - sum(letter.lines for letter in again))
-            unnamed -= dropped
-            settled[held.id] = Replayed(again, dropped)
+            unnamed = min(outcome.unnamed, max(0, source.line_count - len(refused)))
+            part = Outcome(
+                refused=refused, unnamed=unnamed, unnamed_refusal=outcome.unnamed_refusal
+            )
+            outcome.unnamed -= unnamed
+            again = self._refused_again(source, held.letter.stream_id, part)
+            before = settled[held.id]
+            settled[held.id] = Replayed([*before.again, *again], before.dropped + unnamed)
             base = end
-        return settled
+
+    def _refused_again(self, source: Slice, stream_id: int, part: Outcome) -> list[DeadLetter]:
+        again = dead_letters([source], [stream_id], part, now_ns=self._clock.time_ns())
+        if again:
+            self._log.error(
+                "a dead letter that was sent again is refused again",
+                status=again[0].status,
+                reason=again[0].reason,
+            )
+        return again

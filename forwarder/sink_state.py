@@ -41,16 +41,24 @@ class EngineState:
             SinkUnavailableError: The spool has no room; the same batch again later.
         """
         try:
-            # What earlier batches changed is committed first: it must not undo this afterwards,
-            # and this must not be known beside a cursor that has those batches still to come.
-            await self._cursor.commit()
-            await self._spool.remember(self._name, changes)
+            await self.store(changes)
         except SpoolUnavailableError as error:
             raise SinkUnavailableError(str(error)) from error
+
+    async def store(self, changes: Mapping[str, bytes | None]) -> None:
+        """What `remember` is for sinks, for the engine.
+
+        Raises:
+            SpoolUnavailableError: The spool has no room.
+        """
+        # What earlier batches changed is committed first: it must not undo this afterwards,
+        # and this must not be known beside a cursor that has those batches still to come.
+        await self._cursor.commit()
+        await self._spool.remember(self._name, changes)
         self.apply(changes)
 
     def apply(self, changes: Mapping[str, bytes | None]) -> None:
-        """Follow changes that are committed elsewhere, with the cursor."""
+        """Follow changes that are committed elsewhere, with the cursor or later."""
         for key, value in changes.items():
             if value is None:
                 self._values.pop(key, None)

@@ -100,7 +100,8 @@ def _columns(first_ns: int, source: Slice) -> Columns:
 
 def split(source: Slice, *, max_records: int, max_bytes: int) -> Iterator[Slice]:
     """The slice in pieces within these limits, in order; one record may be larger by itself."""
-    if source.record_count <= max_records and len(source.raw) <= max_bytes:
+    fits = source.record_count <= max_records and len(source.raw) <= max_bytes
+    if fits or source.record_count == 1:
         yield source
         return
     start, at = 0, 0
@@ -162,6 +163,16 @@ def pick(batch: Batch, indices: Sequence[int]) -> Batch:
     """A batch of some of another one's records, which are numbered through it, in order."""
     pieces = [cut(source, start, stop) for source, start, stop in runs(batch.slices, indices)]
     return Batch(batch.first_id, batch.last_id, pieces)
+
+
+def record_sizes(batch: Batch) -> list[int]:
+    """How many bytes each record has, numbered through the batch; a record of ours has none."""
+    sizes: list[int] = []
+    for source in batch.slices:
+        if source.record_count:
+            lines = source.raw.split(b"\n", source.record_count - 1)
+            sizes.extend(len(line) for line in lines)
+    return sizes
 
 
 def runs(slices: Sequence[Slice], indices: Sequence[int]) -> Iterator[tuple[Slice, int, int]]:

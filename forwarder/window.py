@@ -41,9 +41,14 @@ class Move:
 
 
 class Window:
-    """Keeps what was settled too early until everything before it is settled as well."""
+    """Keeps what was settled too early until everything before it is settled as well.
+
+    Attributes:
+        lowest: The number of the first batch that is not settled.
+    """
 
     def __init__(self) -> None:
+        self.lowest = 0
         self._first = 0
         self._through: list[int] = []
         self._settled: dict[int, Settled] = {}
@@ -65,18 +70,19 @@ class Window:
     def settle(self, number: int, settled: Settled) -> Move | None:
         """The batch is settled; how far the cursor may move by that, if at all."""
         self._settled[number] = settled
-        reach = 0
-        for offset, through_id in enumerate(self._through):
-            if self._first + offset not in self._settled:
-                break
-            if through_id:
-                reach = offset + 1
-        if not reach:
-            return None
+        reach = self._first
+        while self.lowest in self._settled:
+            if self._through[self.lowest - self._first]:
+                reach = self.lowest + 1
+            self.lowest += 1
+        return self._move(reach) if reach > self._first else None
+
+    def _move(self, reach: int) -> Move:
+        """Take out what is before this number."""
         total = Settled()
-        for done in range(self._first, self._first + reach):
-            total.add(self._settled.pop(done))
-        through_id = self._through[reach - 1]
-        del self._through[:reach]
-        self._first += reach
+        for number in range(self._first, reach):
+            total.add(self._settled.pop(number))
+        through_id = self._through[reach - self._first - 1]
+        del self._through[: reach - self._first]
+        self._first = reach
         return Move(through_id, total)

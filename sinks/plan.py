@@ -19,11 +19,13 @@ class DeliveryPlan:
         max_age_s: How long records wait for others, so that batches are not too small; 0 for not at
             all. Nothing waits while the daemon stops.
         in_flight: So many batches may be under way at once; then they may arrive out of order.
-        timeout_s: A `write` that takes longer is cancelled and tried again; None for no limit.
+        timeout_s: A `write` that takes longer is cancelled and tried again, and so are `open` and
+            `close`; None for no limit.
         fixed: What a batch consists of is made durable before it is first sent, so that it is the
             same batch also after a crash.
         give_up_after_s: After so long of failing, a batch is set aside as dead letters.
-        dead_letter_bytes: The most that dead letters may take in the spool; then the sink is held.
+        dead_letter_bytes: When dead letters take so much in the spool, the sink is held; what was
+            under way then may still be added.
     """
 
     max_records: int | None = None

@@ -61,7 +61,8 @@ def required(model: type[BaseModel], loc: Loc) -> str:
     """What to say of a key that is not there."""
     field = field_at(model, loc)
     about = field.description if field else None
-    return f"is required: {about.rstrip('.')}" if about else "is required"
+    # A description may go over several lines; a problem is one.
+    return f"is required: {' '.join(about.split()).rstrip('.')}" if about else "is required"
 
 
 def unknown_key(meant: str | None, known: list[str]) -> str:

@@ -97,7 +97,8 @@ class Label:
     @property
     def never_empty(self) -> bool:
         """Whether it has a value for every sandbox."""
-        return self.literal != "" or not self.fields.isdisjoint({"service", "container"})
+        always = {"service", "container", "sandbox_id"}
+        return self.literal != "" or not self.fields.isdisjoint(always)
 
     def render(self, stream: Stream, service: ServiceSettings) -> str:
         """The value for a stream, cut at what Loki takes; empty when there is none."""

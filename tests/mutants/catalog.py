@@ -261,9 +261,64 @@ MUTANTS: tuple[Mutant, ...] = (
     ),
     Mutant(
         "a batch that a sink could not take is let go",
-        "forwarder/dispatcher.py",
-        "                await self._wait_out(error, state)\n",
-        "                await self._wait_out(error, state)\n                return {}\n",
+        "forwarder/outlet.py",
+        "            self._give_up(error, batch, begun_s)\n            return None\n",
+        "            return {}\n",
         "tests/unit/test_dispatcher.py::test_an_unavailable_sink_gets_the_same_batch_again",
+    ),
+    Mutant(
+        "batches overtake a slow one without end",
+        "forwarder/dispatcher.py",
+        "        for _ in range(self._window.lowest - lowest):\n            self._places.release()\n",
+        "        self._places.release()\n",
+        "tests/unit/test_dispatcher_in_flight.py"
+        "::test_one_slow_batch_lets_only_so_many_overtake_it",
+    ),
+    Mutant(
+        "the cursor passes a batch that is not confirmed",
+        "forwarder/window.py",
+        "        while self.lowest in self._settled:\n",
+        "        while self.lowest <= number:\n            self._settled.setdefault(self.lowest, Settled())\n",
+        "tests/unit/test_dispatcher_in_flight.py"
+        "::test_after_a_crash_all_from_the_lowest_unconfirmed_batch_comes_again",
+    ),
+    Mutant(
+        "what is to come again after a partial delivery is let go",
+        "forwarder/delivering.py",
+        "        return [indices[index] for index in again]\n",
+        "        return indices if again else ()\n",
+        "tests/unit/test_delivering.py"
+        "::test_named_records_are_set_aside_and_only_what_is_missing_comes_again",
+    ),
+    Mutant(
+        "a held sink is closed under a write",
+        "forwarder/outlet.py",
+        "            await self._idle.wait()\n",
+        "",
+        "tests/unit/test_outlet.py"
+        "::test_nothing_is_being_written_while_a_held_sink_is_closed_and_opened",
+    ),
+    Mutant(
+        "dead letters have no bound",
+        "forwarder/dispatcher.py",
+        "        has_room = not total or total < self._plan.dead_letter_bytes\n",
+        "        has_room = True\n",
+        "tests/unit/test_dispatcher_dead_letters.py"
+        "::test_dead_letters_that_are_full_hold_the_sink_until_somebody_drops_them",
+    ),
+    Mutant(
+        "a record is blamed on one verdict",
+        "forwarder/halving.py",
+        "and self._refusals > 1:",
+        "and self._refusals > 0:",
+        "tests/unit/test_halving.py::test_one_verdict_that_was_a_whim_blames_nobody",
+    ),
+    Mutant(
+        "after a crash batches are cut anew",
+        "forwarder/gathering.py",
+        "            if group.last_id > at:\n",
+        "            if group.last_id < at:\n",
+        "tests/unit/test_gathering.py"
+        "::test_after_a_crash_the_same_batches_come_again_with_other_limits_too",
     ),
 )

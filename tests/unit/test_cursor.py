@@ -8,6 +8,7 @@ import pytest
 
 from forwarder.cursor import Cursor
 from forwarder.errors import SpoolUnavailableError, SpoolUntrustedError
+from forwarder.model import DeadLetter, FrameKind
 from forwarder.spool.files import StateDir
 from forwarder.spool.interface import Delivery
 from forwarder.spool.sqlite import open_spool
@@ -100,6 +101,25 @@ async def test_a_full_disk_makes_moves_wait_and_gather(spool: MeddledSpool) -> N
     assert record.state == {"a": b"2", "b": b"1"}
     running.cancel()
     await asyncio.gather(running, return_exceptions=True)
+
+
+def letter(line: int) -> DeadLetter:
+    return DeadLetter(1, FrameKind.LINES, line, 1, 5, 7, b"line\n", "400", "poison", 9)
+
+
+async def test_dead_letters_are_stored_once_with_the_move_they_belong_to(
+    spool: MeddledSpool, cursor: Cursor
+) -> None:
+    spool.errors["advance"] = [SpoolUnavailableError("no room")]
+    cursor.move(2, {}, Delivery(delivered=1, dead_lettered=1), [letter(1)])
+    with pytest.raises(SpoolUnavailableError):
+        await cursor.commit()
+    assert (await numbers(spool)).dead_letters == 0
+    cursor.move(4, {}, Delivery(delivered=1, dead_lettered=1), [letter(3)])
+    await cursor.commit()
+    await cursor.settle()
+    sink = await numbers(spool)
+    assert (sink.delivered, sink.dead_lettered, sink.dead_letters) == (2, 2, 2)
 
 
 async def test_a_spool_that_failed_ends_the_cursor(spool: MeddledSpool, cursor: Cursor) -> None:

@@ -1,40 +1,43 @@
 from __future__ import annotations
 
 import asyncio
-from contextlib import asynccontextmanager, suppress
 from dataclasses import replace
+from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING
 
-import orjson
 import pytest
 from structlog.testing import capture_logs
 
-from forwarder.dispatcher import Dispatcher, SinkHealth
-from forwarder.errors import SpoolError, SpoolUnavailableError, SpoolUntrustedError
-from forwarder.model import Checkpoint, Frame, FrameDraft, FrameKind, StreamInfo, StreamKey
+from forwarder.dispatcher import SinkHealth
+from forwarder.errors import SpoolUnavailableError, SpoolUntrustedError
 from forwarder.outlet import HOLD_INITIAL_S, HOLD_MAX_S
-from forwarder.slices import make_slice
 from forwarder.spool.files import StateDir
-from forwarder.spool.interface import StreamCommit
 from forwarder.spool.sqlite import SqliteSpool, open_spool
 from sinks.interface import (
-    BatchRejectedError,
     SinkMisconfiguredError,
     SinkUnavailableError,
     Stream,
 )
-from sinks.testing import FailingSink, MemorySink, SlowSink
+from sinks.plan import DeliveryPlan
+from sinks.testing import FailingSink, MemorySink, PickySink, SlowSink
 from tests.fakes.clock import FakeClock
+from tests.fakes.delivery import (
+    FAST,
+    INFO,
+    NAME,
+    dispatcher,
+    overview,
+    running,
+    take,
+    until,
+)
 from tests.fakes.spool import MeddledSpool
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Awaitable, Callable
-    from pathlib import Path
 
-    from forwarder.spool.interface import SinkOverview, Spool
     from sinks.interface import Batch, Sink, SinkState, StateChanges
-
-INFO = StreamInfo(StreamKey("sbx-1", "main"), tags=("prod",))
 
 
 @pytest.fixture
@@ -49,47 +52,11 @@ def clock() -> FakeClock:
     return FakeClock()
 
 
-async def take(spool: SqliteSpool, *lines: bytes, info: StreamInfo = INFO) -> None:
-    """Commit these lines, one frame each."""
-    stream = await spool.open_stream(info)
-    at = stream.checkpoint.next_line
-    frames = [
-        FrameDraft(FrameKind.LINES, line + b"\n", at + index, 1, 0, 5, 5, 5, 7)
-        for index, line in enumerate(lines)
-    ]
-    after = Checkpoint(at + len(lines), 0, 5, 5)
-    await spool.commit([StreamCommit(stream.id, frames, after)])
-
-
-def dispatcher(
-    sink: Sink, spool: Spool, clock: FakeClock, *, name: str = "archive", batch_bytes: int = 1
-) -> Dispatcher:
-    """One frame makes a batch, unless more is asked for."""
-    return Dispatcher(
-        name, sink, spool=spool, from_oldest=True, batch_bytes=batch_bytes, clock=clock
-    )
-
-
-@asynccontextmanager
-async def running(*dispatchers: Dispatcher) -> AsyncIterator[list[asyncio.Task[None]]]:
-    tasks = [asyncio.create_task(one.run()) for one in dispatchers]
-    try:
-        yield tasks
-    finally:
-        for task in tasks:
-            task.cancel()
-        with suppress(SpoolError):
-            await asyncio.wait(tasks)
-            for task in tasks:
-                task.cancelled() or task.exception()
-
-
-async def overview(spool: SqliteSpool, name: str = "archive") -> SinkOverview:
-    return next(one for one in (await spool.overview()).sinks if one.name == name)
-
-
-def texts(sink: MemorySink) -> list[bytes]:
-    return [record.text for record in sink.records]
+def texts(sink: Sink) -> list[bytes]:
+    """What arrived, in order of arrival."""
+    inner = sink.inner if isinstance(sink, PickySink) else sink
+    assert isinstance(inner, MemorySink)
+    return [record.text for record in inner.records]
 
 
 class Opened:
@@ -166,12 +133,6 @@ async def test_waiting_past_a_frame_ends_when_its_cursor_is_durable(
         assert (await overview(spool)).pending == 0
 
 
-async def until(condition: Callable[[], bool]) -> None:
-    """Let everything else run until it is so."""
-    while not condition():
-        await asyncio.sleep(0)
-
-
 async def test_delivering_does_not_wait_for_a_commit_and_moves_are_gathered(
     spool: SqliteSpool, clock: FakeClock
 ) -> None:
@@ -226,8 +187,7 @@ async def test_while_a_sink_is_down_its_state_says_so(spool: SqliteSpool) -> Non
             await clock.slept_times(count)
             seen = await overview(spool)
             assert (archive.health, seen.state, seen.detail) == (
-                SinkHealth.RETRYING,
-                "retrying",
+                *(SinkHealth.RETRYING, "retrying"),
                 detail,
             )
             assert (seen.taken, seen.delivered, seen.pending) == (1, 0, 1)
@@ -372,17 +332,19 @@ class PaperSink:
         await self._step("close")
 
 
+THREE = DeliveryPlan(in_flight=3, max_records=2)
+
+
 async def nothing(_: str) -> None:
     """No step."""
 
 
-async def test_a_cancellation_at_any_moment_loses_nothing_and_repeats_nothing(
-    tmp_path: Path,
-) -> None:
+async def test_a_cancellation_at_any_moment_loses_nothing_and_repeats_nothing() -> None:
     lines = [b"%d" % number for number in range(8)]
     moment = 0
-    while await cancelled_at(moment := moment + 1, tmp_path / str(moment), lines):
-        pass
+    with TemporaryDirectory(dir=FAST) as directory:
+        while await cancelled_at(moment := moment + 1, Path(directory, str(moment)), lines):
+            pass
     assert moment > 40
 
 
@@ -421,6 +383,64 @@ async def cancelled_at(moment: int, directory: Path, lines: list[bytes]) -> bool
     assert (await overview(spool)).delivered == len(lines)
     await spool.close()
     return not finished
+
+
+class SteppingSink(PickySink):
+    """Takes a step before and after each batch."""
+
+    def __init__(self, step: Callable[[str], Awaitable[None]], kept: MemorySink) -> None:
+        super().__init__([b"bad"], inner=kept)
+        self._step = step
+
+    async def write(self, batch: Batch) -> StateChanges:
+        await self._step("before the write")
+        changes = await super().write(batch)
+        await self._step("after the write")
+        return changes
+
+
+async def test_a_cancellation_at_any_moment_counts_every_line_once() -> None:
+    moment = 0
+    with TemporaryDirectory(dir=FAST) as directory:
+        while await counted_at(moment := moment + 1, Path(directory, str(moment))):
+            pass
+    assert moment > 40
+
+
+async def counted_at(moment: int, directory: Path) -> bool:
+    """Cancel at that step with several in flight; False when there were fewer steps."""
+    directory.mkdir()
+    spool = await open_spool(StateDir(directory), now=lambda: 1)
+    kept = MemorySink()
+    steps: list[str] = []
+    tasks: list[asyncio.Task[None]] = []
+
+    async def step(name: str) -> None:
+        steps.append(name)
+        if len(steps) == moment:
+            tasks[0].cancel()
+        await asyncio.sleep(0)
+
+    await take(spool, b"a\nbad\nc", b"d", b"e", b"bad", b"f")
+    meddled = MeddledSpool(spool, step=step)
+    first = dispatcher(SteppingSink(step, kept), meddled.spool, FakeClock(), plan=THREE)
+    tasks.append(asyncio.create_task(first.run()))
+    done = asyncio.create_task(first.wait_past(5))
+    await asyncio.wait({tasks[0], done}, return_when=asyncio.FIRST_COMPLETED)
+    for task in (tasks[0], done):
+        task.cancel()
+    await asyncio.gather(*tasks, done, return_exceptions=True)
+    await spool.open_sink(NAME, from_oldest=True)
+    assert (await overview(spool)).delivered <= len(kept.records), steps[moment - 1 :]
+
+    second = dispatcher(SteppingSink(nothing, kept), spool, FakeClock(), plan=THREE)
+    async with running(second):
+        await second.wait_past(5)
+    seen = await overview(spool)
+    assert (seen.delivered, seen.dead_lettered, seen.pending) == (5, 2, 0), steps[moment - 1 :]
+    assert sorted(texts(kept)) == [b"a", b"c", b"d", b"e", b"f"]
+    await spool.close()
+    return len(steps) >= moment
 
 
 class RememberingSink(MemorySink):
@@ -551,49 +571,6 @@ async def test_a_cursor_that_cannot_be_committed_is_noticed_while_the_sink_is_do
         gate.set()
         with pytest.raises(SpoolUntrustedError, match="broken"):
             await task
-
-
-# What a sink sees ---------------------------------------------------------------------------------
-
-
-def frame(kind: FrameKind, raw: bytes, *, lines: int = 1, part: int = 0) -> Frame:
-    return Frame(9, 1, kind, raw, 40, lines, part, 77, 88, 7, 1)
-
-
-STREAM = Stream("sbx-1", "main")
-STAMPED = b"2026-01-02T03:04:05.000000006Z "
-STAMP_NS = 1_767_323_045_000_000_006
-
-
-def test_lines_are_handed_over_as_they_came_and_decoded_on_demand() -> None:
-    raw = b"no stamp\n" + STAMPED + b"text\n" + b"cont\n"
-    one = make_slice(frame(FrameKind.LINES, raw, lines=3), STREAM)
-    assert (one.raw, one.first_line, one.line_count, one.part) == (raw, 40, 3, 0)
-    assert list(one.columns.stamps_ns) == [77, STAMP_NS, STAMP_NS]
-    assert list(one.columns.texts) == [b"no stamp", b"text", b"cont"]
-
-
-@pytest.mark.parametrize(
-    ("part", "raw", "text"),
-    [
-        (1, STAMPED + b"begin", b"begin"),
-        (2, STAMPED + b"middle", STAMPED + b"middle"),
-        (3, b"end\n", b"end"),
-    ],
-)
-def test_only_the_first_part_of_a_line_has_a_stamp(part: int, raw: bytes, text: bytes) -> None:
-    one = make_slice(frame(FrameKind.PART, raw, part=part), STREAM)
-    assert (one.part, one.line_count) == (part, 1)
-    assert list(one.columns.stamps_ns) == [77]
-    assert list(one.columns.texts) == [text]
-
-
-def test_a_gap_record_is_no_line() -> None:
-    gap = {"cause": "anchor_lost", "after_line": 39}
-    one = make_slice(frame(FrameKind.GAP, orjson.dumps(gap), lines=0), STREAM)
-    assert one.gap == gap
-    assert (one.raw, one.line_count, one.first_line) == (b"", 0, 40)
-    assert list(one.columns.texts) == []
 
 
 async def test_a_stream_is_described_by_one_object_until_its_description_changes(
