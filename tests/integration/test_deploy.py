@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import pytest
 from ruamel.yaml import YAML
 
-from forwarder.cli import ExitCode
+from forwarder.cli_parts import ExitCode
 from forwarder.config.settings import AdminSettings, ShutdownSettings
 from tests.fakes.daemon import COMMAND, DEADLINE_S, file_sink, write_config
 

@@ -269,7 +269,8 @@ MUTANTS: tuple[Mutant, ...] = (
     Mutant(
         "batches overtake a slow one without end",
         "forwarder/dispatcher.py",
-        "        for _ in range(self._window.lowest - lowest):\n            self._places.release()\n",
+        "        for _ in range(self._window.lowest - lowest):\n"
+        "            self._places.release()\n",
         "        self._places.release()\n",
         "tests/unit/test_dispatcher_in_flight.py"
         "::test_one_slow_batch_lets_only_so_many_overtake_it",
@@ -278,7 +279,8 @@ MUTANTS: tuple[Mutant, ...] = (
         "the cursor passes a batch that is not confirmed",
         "forwarder/window.py",
         "        while self.lowest in self._settled:\n",
-        "        while self.lowest <= number:\n            self._settled.setdefault(self.lowest, Settled())\n",
+        "        while self.lowest <= number:\n"
+        "            self._settled.setdefault(self.lowest, Settled())\n",
         "tests/unit/test_dispatcher_in_flight.py"
         "::test_after_a_crash_all_from_the_lowest_unconfirmed_batch_comes_again",
     ),
