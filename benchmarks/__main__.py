@@ -13,7 +13,8 @@ from typing import TYPE_CHECKING
 
 from rich.console import Console
 
-from benchmarks import corpus, forwarder_runs, measure, paced_runs, plan, report, vendor
+from benchmarks import corpus, forwarder_runs, measure, otlp_runs, paced_runs, plan, report, vendor
+from benchmarks.daemon import DISCARD, DaemonRun
 from benchmarks.measure import Child
 from benchmarks.plan import CorpusRow, Sizes
 from benchmarks.served import ServerSpec
@@ -47,6 +48,8 @@ class Run:
             partial(paced_runs.memory_under_load, load, sizes.load_group(), self._new("load")),
             load,
         )
+        catch_up, outage = plan.catch_up_row(), (sizes.outage_group(), sizes.outage_s)
+        self._measure(partial(otlp_runs.catch_up, catch_up, *outage, self._new("outage")), catch_up)
         idle = plan.idle_row(sizes)
         self._measure(
             partial(paced_runs.idle_memory, idle, sizes.idle_group(), self._new("idle")), idle
@@ -95,7 +98,7 @@ class Run:
         spec = ServerSpec(
             str(made.path),
             tuple(each.spec(made.prefix_bytes(each.lines)) for each in wanted),
-            with_grpc=any(each.reader == "vendor" for each in wanted),
+            with_grpc=any(each.over_grpc for each in wanted),
         )
         with measure.server(spec) as server:
             for each in wanted:
@@ -104,14 +107,25 @@ class Run:
 
     def _corpus_row(self, each: CorpusRow, made: Corpus, server: Server) -> None:
         directory = self._directory / each.row.name
-        if each.reader == "counter":
-            _count(each, server, self._directory)
-        elif each.reader == "vendor":
-            vendor.run(each.row, server, made, each.lines, self._directory)
-        else:
-            forwarder_runs.run(
-                each.row, server, made, each.lines, directory, to_files=each.reader == "file"
-            )
+        given = (each.row, server, made, each.lines)
+        match each.reader:
+            case "counter":
+                _count(each, server, self._directory)
+            case "vendor":
+                vendor.run(*given, self._directory)
+            case "sdk":
+                otlp_runs.run_sdk(*given, self._directory)
+            case "otlp":
+                otlp_runs.run(*given, directory, workers=0)
+            case "otlp-worker":
+                otlp_runs.run(*given, directory, workers=1)
+            case "otlp-down":
+                otlp_runs.memory_while_down(*given, directory)
+            case "file":
+                forwarder_runs.run_to_files(*given, directory)
+            case _:
+                daemon = DaemonRun(directory, server, [{"id": each.row.name}], DISCARD)
+                forwarder_runs.run(each.row, daemon, made, each.lines)
 
 
 def _count(each: CorpusRow, server: Server, directory: Path) -> None:
@@ -130,7 +144,8 @@ def _count(each: CorpusRow, server: Server, directory: Path) -> None:
 
 def _names(sizes: Sizes) -> list[str]:
     rows = [each.row for each in plan.corpus_rows(sizes)]
-    rows += [*plan.latency_rows(), plan.load_row(), plan.idle_row(sizes), plan.silent_row(sizes)]
+    rows += [*plan.latency_rows(), plan.load_row(), plan.catch_up_row()]
+    rows += [plan.idle_row(sizes), plan.silent_row(sizes)]
     return [row.name for row in rows]
 
 
@@ -147,6 +162,7 @@ def _arguments() -> argparse.Namespace:
         help=f"only this row, may be repeated: {', '.join(_names(Sizes()))}",
     )
     parser.add_argument("--json", type=Path, metavar="FILE", help="write the report there as well")
+    parser.add_argument("--markdown", type=Path, metavar="FILE", help="write the table there")
     parser.add_argument(
         "--directory",
         type=Path,
@@ -177,6 +193,8 @@ def main() -> int:
         console.print(f"FAILED {failure}", style="red", markup=False, highlight=False)
     if arguments.json:
         arguments.json.write_text(json.dumps(report.as_json(run.rows, facts), indent=2) + "\n")
+    if arguments.markdown:
+        arguments.markdown.write_text(report.markdown(run.rows))
     return 1 if report.failures(run.rows) else 0
 
 

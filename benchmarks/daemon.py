@@ -11,9 +11,27 @@ from typing import TYPE_CHECKING, Any
 from benchmarks.measure import Child
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Mapping, Sequence
 
     from benchmarks.measure import Server
+
+#: The section of a sink that throws lines away: what is measured ends behind the spool.
+DISCARD: Mapping[str, object] = {"type": "discard"}
+
+
+def output(directory: Path, sandbox_id: str) -> Path:
+    """The file that gets a sandbox's lines, in the directory of a run with `to_files`."""
+    return directory / "out" / f"{sandbox_id}.log"
+
+
+def to_files(directory: Path) -> dict[str, object]:
+    """The section of a sink that writes files."""
+    return {"type": "file", "path": str(output(directory, "{sandbox_id}"))}
+
+
+def to_otlp(logs_url: str, *, workers: int = 0) -> dict[str, object]:
+    """The section of a sink that sends OTLP over HTTP; the rest is as an operator finds it."""
+    return {"type": "otlp", "logs_endpoint": logs_url, "workers": workers}
 
 
 @dataclass(frozen=True, slots=True)
@@ -22,21 +40,17 @@ class DaemonRun:
 
     Attributes:
         directory: Empty before the run.
-        to_files: Write files; else the lines are thrown away behind the spool.
+        sink: The section of the one sink.
     """
 
     directory: Path
     server: Server
     sandboxes: Sequence[dict[str, object]]
-    to_files: bool = True
+    sink: Mapping[str, object]
 
     @property
     def state_dir(self) -> Path:
         return self.directory / "state"
-
-    def output(self, sandbox_id: str) -> Path:
-        """The file that gets a sandbox's lines."""
-        return self.directory / "out" / f"{sandbox_id}.log"
 
     def start(self, *, until_complete: bool) -> Child:
         """Write the configuration and start the daemon."""
@@ -51,13 +65,10 @@ class DaemonRun:
         return Child(command, log=self.directory / "daemon.log")
 
     def _config(self) -> dict[str, Any]:
-        sink: dict[str, str] = {"type": "discard"}
-        if self.to_files:
-            sink = {"type": "file", "path": str(self.output("{sandbox_id}"))}
         return {
             "state_dir": str(self.state_dir),
             "source": {"base_url": self.server.base_url, "api_key": "benchmark"},
             "sandboxes": list(self.sandboxes),
-            "sinks": {"bench": sink},
+            "sinks": {"bench": dict(self.sink)},
             "admin": {"listen": "off"},
         }

@@ -6,7 +6,7 @@ import sqlite3
 from contextlib import closing
 from typing import TYPE_CHECKING
 
-from benchmarks.daemon import DaemonRun
+from benchmarks.daemon import DaemonRun, output, to_files
 from benchmarks.results import difference
 
 if TYPE_CHECKING:
@@ -19,33 +19,36 @@ if TYPE_CHECKING:
 _TIMEOUT_S = 120
 
 
-def run(
-    row: Row, server: Server, corpus: Corpus, lines: int, directory: Path, *, to_files: bool
-) -> Row:
+def run_to_files(row: Row, server: Server, corpus: Corpus, lines: int, directory: Path) -> Row:
+    """To a file, which is then compared byte for byte."""
+    run(row, DaemonRun(directory, server, [{"id": row.name}], to_files(directory)), corpus, lines)
+    size_bytes = corpus.prefix_bytes(lines)
+    wrong = difference(output(directory, row.name), size_bytes, corpus.sha256(size_bytes))
+    return row if row.failure or not wrong else row.fail(wrong)
+
+
+def run(row: Row, daemon: DaemonRun, corpus: Corpus, lines: int) -> Row:
     """`sandbox-forwarder run --until-complete` on the sandbox that has the row's name.
 
     The time counts from the opening of the log stream to the exit of the process, so it holds
     everything that makes the lines safe, and the end of the sandbox being noticed; starting the
     interpreter is in the CPU seconds only.
     """
-    daemon = DaemonRun(directory, server, [{"id": row.name}], to_files=to_files)
+    server = daemon.server
     server_cpu_before_s = server.cpu_s()
     with daemon.start(until_complete=True) as child:
         usage = child.wait(_TIMEOUT_S)
         if usage.exit_code:
             return row.fail(f"exit code {usage.exit_code}: {child.last_words()}")
-    row.cpu_s, row.peak_bytes = usage.cpu_s, usage.peak_bytes
     row.extra["server_cpu_s"] = server.cpu_s() - server_cpu_before_s
-    size_bytes = corpus.prefix_bytes(lines)
-    wrong = _taken_wrongly(daemon, row.name, lines, size_bytes)
-    if to_files and not wrong:
-        wrong = difference(daemon.output(row.name), size_bytes, corpus.sha256(size_bytes))
-    if wrong:
-        return row.fail(wrong)
-    return _timed(row, server, lines, usage)
+    timed(row, server, lines, usage)
+    wrong = _taken_wrongly(daemon, row.name, lines, corpus.prefix_bytes(lines))
+    return row.fail(wrong) if wrong else row
 
 
-def _timed(row: Row, server: Server, lines: int, usage: Usage) -> Row:
+def timed(row: Row, server: Server, lines: int, usage: Usage) -> Row:
+    """Fill in the row of a process that has read the sandbox of that name to its end."""
+    row.cpu_s, row.peak_bytes = usage.cpu_s, usage.peak_bytes
     report = server.report(row.name)
     elapsed_s = (usage.ended_ns - report["first_opened_ns"]) / 1e9
     row.value = lines / elapsed_s

@@ -31,7 +31,7 @@ class Usage:
     Attributes:
         wall_s: From start to exit.
         cpu_s: User and system time of the process and of the children it waited for.
-        peak_bytes: The highest resident size of the process itself.
+        peak_bytes: The highest resident sizes of the process and of its children, added up.
         ended_ns: When it was gone, by the monotonic clock.
     """
 
@@ -131,8 +131,13 @@ class Child:
 
 
 def peak_bytes(pid: int) -> int:
-    """The highest resident size a running process ever had."""
-    return _status_kib(pid, "VmHWM:") * 1024
+    """The highest resident size that a running process ever had, with those of its children."""
+    total = _status_kib(pid, "VmHWM:") * 1024
+    for task in Path(f"/proc/{pid}/task").iterdir():
+        for child in (task / "children").read_text().split():
+            with contextlib.suppress(OSError, KeyError):
+                total += peak_bytes(int(child))
+    return total
 
 
 def cpu_s(pid: int) -> float:
@@ -161,9 +166,10 @@ class Server:
         return f"http://127.0.0.1:{self._ports['http']}"
 
     @property
-    def grpc_url(self) -> str:
-        """The address for the vendor's CLI."""
-        return f"http://127.0.0.1:{self._ports['grpc']}"
+    def vendor_environment(self) -> dict[str, str]:
+        """What the vendor's CLI and SDK find the server by."""
+        url = f"http://127.0.0.1:{self._ports['grpc']}"
+        return {"CWSANDBOX_BASE_URL": url, "CWSANDBOX_API_KEY": "benchmark"}
 
     def cpu_s(self) -> float:
         """The CPU time that the server has used so far."""

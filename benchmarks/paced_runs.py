@@ -7,33 +7,37 @@ import time
 from typing import TYPE_CHECKING
 
 from benchmarks import measure
-from benchmarks.daemon import DaemonRun
+from benchmarks.daemon import DaemonRun, output, to_files
 from benchmarks.results import difference
 from benchmarks.served import GroupSpec, ServerSpec
 from benchmarks.watch import FileWatch, SpoolWatch, percentile
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterator, Mapping
     from pathlib import Path
 
     from benchmarks.measure import Child, Server, Usage
     from benchmarks.results import Row
 
 _LOOK_S = 0.002
-_CONNECT_TIMEOUT_S = 120.0
+#: For whatever is not the group's own time.
+TIMEOUT_S = 120.0
 #: After the last stream was opened: what the opening left behind is over by then.
 _SETTLE_S = 5.0
 
 
 def latency(in_spool: Row, in_file: Row, group: GroupSpec, directory: Path) -> None:
     """Fill in both latencies from one run: 99th percentiles over all lines, in milliseconds."""
-    with _daemon(group, directory) as (daemon, server), contextlib.ExitStack() as stack:
-        files = FileWatch([daemon.output(name) for name in group.ids])
+    with (
+        daemon_for(group, directory, to_files(directory)) as (daemon, server),
+        contextlib.ExitStack() as stack,
+    ):
+        files = FileWatch([output(directory, name) for name in group.ids])
         spool = SpoolWatch(daemon.state_dir / "spool.db")
         stack.callback(files.close)
         stack.callback(spool.close)
         child = stack.enter_context(daemon.start(until_complete=True))
-        deadline_s = time.monotonic() + group.duration_s + _CONNECT_TIMEOUT_S
+        deadline_s = time.monotonic() + group.duration_s + TIMEOUT_S
         while (usage := child.poll()) is None:
             if time.monotonic() > deadline_s:
                 raise TimeoutError(f"still running: {child.last_words()}")
@@ -41,7 +45,7 @@ def latency(in_spool: Row, in_file: Row, group: GroupSpec, directory: Path) -> N
             spool.look()
             time.sleep(_LOOK_S)
         files.look()
-        wrong = _wrong(daemon, server, group, child, usage)
+        wrong = _wrong(directory, server, group, child, usage)
     for row, seen in ((in_spool, spool.latencies_s), (in_file, files.latencies_s)):
         row.cpu_s, row.peak_bytes = usage.cpu_s, usage.peak_bytes
         if wrong or not seen:
@@ -58,11 +62,11 @@ def latency(in_spool: Row, in_file: Row, group: GroupSpec, directory: Path) -> N
 def memory_under_load(row: Row, group: GroupSpec, directory: Path) -> Row:
     """Peak memory in MiB while all streams of the group write."""
     with (
-        _daemon(group, directory) as (daemon, server),
+        daemon_for(group, directory, to_files(directory)) as (daemon, server),
         daemon.start(until_complete=True) as child,
     ):
-        usage = child.wait(group.duration_s + _CONNECT_TIMEOUT_S)
-        wrong = _wrong(daemon, server, group, child, usage)
+        usage = child.wait(group.duration_s + TIMEOUT_S)
+        wrong = _wrong(directory, server, group, child, usage)
     if wrong:
         return row.fail(wrong)
     row.value = usage.peak_bytes / 2**20
@@ -74,10 +78,10 @@ def memory_under_load(row: Row, group: GroupSpec, directory: Path) -> Row:
 def idle_memory(row: Row, group: GroupSpec, directory: Path) -> Row:
     """Peak memory in MiB with a silent stream open for every sandbox of the group."""
     with (
-        _daemon(group, directory) as (daemon, server),
+        daemon_for(group, directory, to_files(directory)) as (daemon, server),
         daemon.start(until_complete=False) as child,
     ):
-        _wait_for_streams(child, server, group.count)
+        wait_for_streams(child, server, group.count)
         time.sleep(_SETTLE_S)
         row.peak_bytes = measure.peak_bytes(child.pid)
         usage = child.stop()
@@ -89,10 +93,10 @@ def idle_memory(row: Row, group: GroupSpec, directory: Path) -> Row:
 def idle_cost(row: Row, group: GroupSpec, window_s: float, directory: Path) -> Row:
     """CPU use in percent of one core with a silent stream open for every sandbox of the group."""
     with (
-        _daemon(group, directory) as (daemon, server),
+        daemon_for(group, directory, to_files(directory)) as (daemon, server),
         daemon.start(until_complete=False) as child,
     ):
-        _wait_for_streams(child, server, group.count)
+        wait_for_streams(child, server, group.count)
         time.sleep(_SETTLE_S)
         before_s, started_s = measure.cpu_s(child.pid), time.monotonic()
         time.sleep(window_s)
@@ -104,13 +108,22 @@ def idle_cost(row: Row, group: GroupSpec, window_s: float, directory: Path) -> R
 
 
 @contextlib.contextmanager
-def _daemon(group: GroupSpec, directory: Path) -> Iterator[tuple[DaemonRun, Server]]:
+def daemon_for(
+    group: GroupSpec, directory: Path, sink: Mapping[str, object]
+) -> Iterator[tuple[DaemonRun, Server]]:
+    """A daemon, not started, for a group of sandboxes on a server of their own."""
     with measure.server(ServerSpec(groups=(group,))) as server:
-        yield DaemonRun(directory, server, [{"tags": [group.tag]}]), server
+        yield DaemonRun(directory, server, [{"tags": [group.tag]}], sink), server
 
 
-def _wait_for_streams(child: Child, server: Server, count: int) -> None:
-    deadline_s = time.monotonic() + _CONNECT_TIMEOUT_S
+def wait_for_streams(child: Child, server: Server, count: int) -> None:
+    """Return when so many sandboxes' streams are open.
+
+    Raises:
+        RuntimeError: The daemon ended.
+        TimeoutError: That takes too long.
+    """
+    deadline_s = time.monotonic() + TIMEOUT_S
     while (opened := server.open_streams()) < count:
         if child.poll() is not None:
             raise RuntimeError(f"the daemon ended: {child.last_words()}")
@@ -119,12 +132,12 @@ def _wait_for_streams(child: Child, server: Server, count: int) -> None:
         time.sleep(0.2)
 
 
-def _wrong(daemon: DaemonRun, server: Server, group: GroupSpec, child: Child, usage: Usage) -> str:
+def _wrong(directory: Path, server: Server, group: GroupSpec, child: Child, usage: Usage) -> str:
     """What is wrong with a finished run; empty when every file holds what was sent."""
     if usage.exit_code:
         return f"exit code {usage.exit_code}: {child.last_words()}"
     for name in group.ids:
         sent = server.report(name)
-        if wrong := difference(daemon.output(name), sent["bytes"], sent["sha256"]):
+        if wrong := difference(output(directory, name), sent["bytes"], sent["sha256"]):
             return wrong
     return ""

@@ -17,7 +17,9 @@ class Sizes:
 
     lines: int = 3_000_000
     vendor_lines: int = 40_000
+    sdk_lines: int = 20_000
     paced_s: float = 10.0
+    outage_s: float = 10.0
     idle_streams: int = 5_000
     silent_streams: int = 1_000
     window_s: float = 60.0  # as long as it takes until every silent stream was probed once
@@ -27,11 +29,20 @@ class Sizes:
         """Lines where every line is a message of its own."""
         return max(1, self.lines // 5)
 
+    @property
+    def otlp_lines(self) -> int:
+        """Lines that are sent on; looking at each afterwards takes longer than sending it."""
+        return max(1, self.lines // 2)
+
     def latency_group(self) -> GroupSpec:
         return GroupSpec("latency", 100, 1_000, self.paced_s)
 
     def load_group(self) -> GroupSpec:
         return GroupSpec("load", 100, 10_000, self.paced_s)
+
+    def outage_group(self) -> GroupSpec:
+        """Goes on for as long as the next attempt may take after the outage, and more."""
+        return GroupSpec("outage", 100, 10_000, 3 * self.outage_s)
 
     def idle_group(self) -> GroupSpec:
         return GroupSpec("idle", self.idle_streams)
@@ -40,7 +51,7 @@ class Sizes:
         return GroupSpec("silent", self.silent_streams)
 
 
-QUICK = Sizes(300_000, 8_000, 3.0, 500, 100, 3.0)
+QUICK = Sizes(300_000, 8_000, 4_000, 3.0, 5.0, 500, 100, 3.0)
 
 
 def with_lines(sizes: Sizes, lines: int) -> Sizes:
@@ -59,7 +70,12 @@ class CorpusRow:
 
     def spec(self, size_bytes: int) -> CorpusSpec:
         """The sandbox that it reads."""
-        return CorpusSpec(self.row.name, size_bytes, self.message_bytes, self.reader == "vendor")
+        return CorpusSpec(self.row.name, size_bytes, self.message_bytes, self.over_grpc)
+
+    @property
+    def over_grpc(self) -> bool:
+        """Whether its reader is the vendor's."""
+        return self.reader in {"vendor", "sdk"}
 
 
 def corpus_rows(sizes: Sizes) -> list[CorpusRow]:
@@ -79,14 +95,32 @@ def corpus_rows(sizes: Sizes) -> list[CorpusRow]:
         made.append(CorpusRow(spool, "discard", lines, message_bytes))
         file = Row(f"file-{suffix}", f"source → file, {what}", compare_with=vendor)
         made.append(CorpusRow(file, "file", lines, message_bytes))
+    made += otlp_rows(sizes)
     targets = {
         "spool-16k": Target(1_200_000, at_least=True),
         "file-16k": Target(1_000_000, at_least=True, vendor_ratio=200),
         "spool-line": Target(60_000, at_least=True),
+        "otlp": Target(300_000, at_least=True, vendor_ratio=100),
+        "otlp-worker": Target(300_000, at_least=True, vendor_ratio=100),
     }
     for each in made:
         each.row.target = targets.get(each.row.name)
     return made
+
+
+def otlp_rows(sizes: Sizes) -> list[CorpusRow]:
+    """OTLP over HTTP with gzip: what one would write without us, our daemon, and an outage."""
+    lines = sizes.otlp_lines
+    sdk = Row("otel-sdk", "vendor's SDK → OpenTelemetry → OTLP, gzip")
+    ours = Row("otlp", "source → OTLP, gzip", compare_with=sdk.name)
+    helped = Row("otlp-worker", "source → OTLP, gzip, workers: 1", compare_with=sdk.name)
+    down = Row("memory-down", f"memory while down, {lines:,} lines come in", "MiB")
+    return [
+        CorpusRow(sdk, "sdk", min(sizes.sdk_lines, lines), MESSAGE_BYTES),
+        CorpusRow(ours, "otlp", lines, MESSAGE_BYTES),
+        CorpusRow(helped, "otlp-worker", lines, MESSAGE_BYTES),
+        CorpusRow(down, "otlp-down", lines, MESSAGE_BYTES),
+    ]
 
 
 def latency_rows() -> tuple[Row, Row]:
@@ -113,6 +147,15 @@ def load_row() -> Row:
         "peak memory, 100 streams, 10,000 lines/s",
         "MiB",
         target=Target(150, at_least=False),
+    )
+
+
+def catch_up_row() -> Row:
+    return Row(
+        "catch-up",
+        "catching up, 10,000 lines/s going on",
+        "x the intake",
+        target=Target(2, at_least=True),
     )
 
 

@@ -16,6 +16,9 @@ if TYPE_CHECKING:
 
     from benchmarks.results import Row, Target
 
+_HEADINGS = ["row", "figure", "x vendor", "CPU s", "peak MiB", "to reach"]
+_TEXTS = {"row", "to reach"}
+
 
 def machine(directory: Path) -> dict[str, str]:
     """What the figures depend on."""
@@ -43,7 +46,7 @@ def machine(directory: Path) -> dict[str, str]:
 
 
 def vendor_ratio(row: Row, rows: Mapping[str, Row]) -> float | None:
-    """How many times the vendor's CLI a row is, when both were measured in this run."""
+    """How many times the vendor's row it is, when both were measured in this run."""
     vendor = rows.get(row.compare_with)
     if vendor is None or not vendor.value or row.value is None:
         return None
@@ -52,26 +55,39 @@ def vendor_ratio(row: Row, rows: Mapping[str, Row]) -> float | None:
 
 def table(rows: Sequence[Row]) -> Table:
     """Every row with its figure, its cost, and whether the design's figure is reached."""
-    by_name = {row.name: row for row in rows}
     made = Table(title="sandbox-forwarder benchmark", title_justify="left")
-    made.add_column("row")
-    made.add_column("figure", justify="right")
-    for heading in ("x vendor CLI", "CPU s", "peak MiB"):
-        made.add_column(heading, justify="right")
-    made.add_column("to reach")
+    for heading in _HEADINGS:
+        made.add_column(heading, justify="left" if heading in _TEXTS else "right")
     made.add_column("reached")
+    by_name = {row.name: row for row in rows}
     for row in rows:
-        ratio = vendor_ratio(row, by_name)
-        made.add_row(
-            Text(row.title),
-            _figure(row),
-            "" if ratio is None else f"{ratio:,.1f}",
-            "" if row.cpu_s is None else f"{row.cpu_s:.2f}",
-            "" if row.peak_bytes is None else f"{row.peak_bytes / 2**20:,.0f}",
-            "" if row.target is None else _wanted(row.target, row.unit),
-            _verdict(row, ratio),
-        )
+        figure = Text("FAILED", style="bold red") if row.failure else Text(_figure(row))
+        title, _, *rest = _cells(row, by_name)
+        made.add_row(Text(title), figure, *rest, _verdict(row, vendor_ratio(row, by_name)))
     return made
+
+
+def markdown(rows: Sequence[Row]) -> str:
+    """The same for docs/benchmark.md; whether figures are reached is said there in words."""
+    by_name = {row.name: row for row in rows}
+    lines = [_HEADINGS, ["---"] * len(_HEADINGS), *(_cells(row, by_name) for row in rows)]
+    return "".join(f"|{'|'.join(map(_padded, cells))}|\n" for cells in lines)
+
+
+def _padded(cell: str) -> str:
+    return f" {cell} " if cell else " "
+
+
+def _cells(row: Row, by_name: Mapping[str, Row]) -> list[str]:
+    ratio = vendor_ratio(row, by_name)
+    return [
+        row.title,
+        "FAILED" if row.failure else _figure(row),
+        "" if ratio is None else f"{ratio:,.1f}",
+        "" if row.cpu_s is None else f"{row.cpu_s:.2f}",
+        "" if row.peak_bytes is None else f"{row.peak_bytes / 2**20:,.0f}",
+        "" if row.target is None else _wanted(row.target, row.unit),
+    ]
 
 
 def failures(rows: Sequence[Row]) -> list[str]:
@@ -90,13 +106,11 @@ def as_json(rows: Sequence[Row], facts: Mapping[str, str]) -> dict[str, Any]:
     return {"machine": dict(facts), "rows": entries}
 
 
-def _figure(row: Row) -> Text:
-    if row.failure:
-        return Text("FAILED", style="bold red")
+def _figure(row: Row) -> str:
     if row.value is None:
-        return Text("")
+        return ""
     digits = 0 if row.value >= 100 else 1
-    return Text(f"{row.value:,.{digits}f} {row.unit}")
+    return f"{row.value:,.{digits}f} {row.unit}"
 
 
 def _wanted(target: Target, unit: str) -> str:

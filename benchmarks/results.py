@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 class Target:
     """A figure of the design, in the unit of its row.
 
-    `vendor_ratio` is how many times the vendor's CLI it must be as well, in the same run.
+    `vendor_ratio` is how many times the row of the vendor's tools it must be as well, in one run.
     """
 
     value: float
@@ -40,7 +40,7 @@ class Row:
         name: What `--only` takes.
         value: The figure, in `unit`; None when there is none.
         failure: Why the measurement does not count; empty when it does.
-        compare_with: Name of the row of the vendor's CLI that does the same, if any.
+        compare_with: Name of the row of the vendor's tools that do the same, if any.
         extra: More figures for the JSON report, units in the names.
     """
 

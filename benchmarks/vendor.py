@@ -6,6 +6,7 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from benchmarks import forwarder_runs
 from benchmarks.measure import Child, Server
 from benchmarks.results import Row, difference
 
@@ -33,16 +34,12 @@ def run(row: Row, server: Server, corpus: Corpus, lines: int, directory: Path) -
         ],
         log=directory / f"{row.name}.stderr",
         stdout=output,
-        environment={"CWSANDBOX_BASE_URL": server.grpc_url, "CWSANDBOX_API_KEY": "benchmark"},
+        environment=server.vendor_environment,
     ) as child:
         usage = child.wait(_TIMEOUT_S)
         if usage.exit_code:
             return row.fail(f"exit code {usage.exit_code}: {child.last_words()}")
-    row.cpu_s, row.peak_bytes = usage.cpu_s, usage.peak_bytes
     size_bytes = corpus.prefix_bytes(lines)
     if wrong := difference(output, size_bytes, corpus.sha256(size_bytes)):
         return row.fail(wrong)
-    elapsed_s = (usage.ended_ns - server.report(row.name)["first_opened_ns"]) / 1e9
-    row.value = lines / elapsed_s
-    row.extra |= {"lines": lines, "elapsed_s": elapsed_s, "wall_s": usage.wall_s}
-    return row
+    return forwarder_runs.timed(row, server, lines, usage)

@@ -94,9 +94,14 @@ class LokiSettings(NetworkSettings):
                 raise problem(str(error), at=[name]) from None
         if len(value) > MAX_LABELS:
             raise problem(f"Loki takes at most {MAX_LABELS} labels")
-        if not any(label.never_empty for label in parse_labels(value)):
-            raise problem("needs a label that is never empty, such as `job: sandbox-forwarder`")
         return value
+
+    @model_validator(mode="after")
+    def _never_without_labels(self) -> Self:
+        if not any(label.never_empty for label in parse_labels(self.labels)):
+            text = "needs a label that is never empty, such as `job: sandbox-forwarder`"
+            raise problem(text, at=["labels"], about=["labels"])
+        return self
 
     @model_validator(mode="after")
     def _few_streams(self) -> Self:

@@ -14,7 +14,7 @@ import pytest
 from cwsandbox._proto import sandbox_pb2 as api
 from cwsandbox._proto.sandbox_pb2_grpc import SandboxServiceStub
 
-from benchmarks import corpus, wire
+from benchmarks import corpus, report, wire
 from benchmarks.corpus import BLOCK_LINES, Corpus
 from benchmarks.plan import MESSAGE_BYTES
 from benchmarks.results import Row, Target, difference
@@ -287,6 +287,16 @@ def test_a_figure_that_needs_a_ratio_is_not_reached_without_it() -> None:
     assert target.reached(999, 201) is False
     assert Target(250, at_least=False).reached(251, None) is False
     assert Row("a", "a").fail("broken").value is None
+
+
+def test_the_table_for_the_documentation_has_every_row_and_its_ratio() -> None:
+    cli = Row("cli", "their way", value=8_000, cpu_s=1.5, peak_bytes=1 << 20)
+    ours = Row("ours", "our way", value=20_000, compare_with="cli", target=Target(5, at_least=True))
+    assert report.markdown([cli, ours, Row("bad", "no way").fail("broken")]).splitlines()[2:] == [
+        "| their way | 8,000 lines/s | | 1.50 | 1 | |",
+        "| our way | 20,000 lines/s | 2.5 | | | ≥ 5 lines/s |",
+        "| no way | FAILED | | | | |",
+    ]
 
 
 def test_a_watched_file_counts_every_line_once_however_it_is_cut(tmp_path: Path) -> None:

@@ -179,6 +179,17 @@ def test_a_record_of_another_sandbox_is_no_line_of_this_one(made: Corpus) -> Non
         wrong_with([body_of(served(made))], made, "other")
 
 
+@pytest.mark.parametrize("content", [b"no gzip", gzip.compress(b"\xff"), gzip.compress(b"")[:5]])
+def test_what_is_no_request_is_said(content: bytes) -> None:
+    with pytest.raises(ValueError, match="is no request"):
+        list(names([Body(0, content)]))
+
+
+def test_a_record_without_an_id_is_said(made: Corpus) -> None:
+    with pytest.raises(ValueError, match="not the id of a line"):
+        list(names([body_of(served(made)[:1], None)]))
+
+
 def test_a_backlog_is_worked_off_when_lines_arrive_as_they_are_sent() -> None:
     second = 10**9
     bodies = [
