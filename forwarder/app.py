@@ -217,6 +217,9 @@ class Daemon:
             known=known,
             tell=self._tell_trouble,
         )
+        for name, sink in settings.sinks.items():
+            for text in sink.warnings:
+                _log.warning(text, sink=name)
         kinds = available()
         self.dispatchers = [
             self._make_dispatcher(name, kinds[sink.type], sink)

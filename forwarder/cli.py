@@ -140,6 +140,9 @@ def validate(config: ConfigOption, *, as_json: JsonOption = False) -> None:
     else:
         sinks = ", ".join(f"{name} ({sink.type})" for name, sink in settings.sinks.items())
         typer.echo(f"{config} is valid. Sinks: {sinks}.")
+        for name, sink in settings.sinks.items():
+            for text in sink.warnings:
+                typer.echo(f"warning: sinks.{name}: {text}")
 
 
 @app.command()

@@ -28,7 +28,16 @@ _MAX_RETRY_AFTER_DIGITS = 15
 _WEB_PAGE = re.compile(rb"(?:\xef\xbb\xbf)?\s*<(?:!doctype\s+html|html)\b", re.IGNORECASE)
 #: What servers say with status 400, of which no record is guilty: those that speak TLS on that
 #: port, and nginx to whom shows no certificate, or one that it does not take.
-_WANTS_TLS = re.compile(rb"HTTP request (?:was sent )?to (?:an? )?HTTPS", re.IGNORECASE)
+#: Each in the place where the server itself says it: elsewhere it may be a record's text, repeated.
+_WANTS_TLS = re.compile(
+    rb"\s*Client sent an HTTP request to an HTTPS server\.?\s*$"  # Go
+    rb"|.{0,200}<title>400 The plain HTTP request was sent to HTTPS port</title>"  # nginx
+    rb"|<!DOCTYPE HTML.{0,400}speaking plain HTTP to an SSL-enabled server port"  # Apache
+    rb"|\s*Bad Request\s+This combination of host and port requires TLS\.\s*$",  # Tomcat
+    re.IGNORECASE | re.DOTALL,
+)
+#: VictoriaLogs and its relatives answer 400, and not 404, where there is nothing.
+_NOTHING_THERE = re.compile(rb"\s*(?:[^\n]{0,200}: )?unsupported path requested", re.IGNORECASE)
 _WANTS_CERTIFICATE = re.compile(rb"SSL certificate (?:was sent|error)", re.IGNORECASE)
 
 
@@ -53,7 +62,8 @@ class Answer:
 
         The type alone does not say so: many servers call every answer, also an empty one, HTML.
         """
-        html = self.headers.get("content-type", "").lower().startswith("text/html")
+        kind = self.headers.get("content-type", "").lower()
+        html = kind.startswith(("text/html", "application/xhtml"))
         tagged = self.body.lstrip().startswith(b"<") or not self.whole
         return (html and tagged) or _WEB_PAGE.match(self.body) is not None
 
@@ -120,18 +130,20 @@ def verdict(
         what = "it refuses our credentials" if refused else "mend the address"
         return SinkMisconfiguredError(f"{said}; {what}", credentials=refused)
     if status >= 400:  # noqa: PLR2004 - errors
-        if (connection := _wrong_connection(answer, url)) is not None:
+        if (connection := wrong_connection(answer, url)) is not None:
             return connection
         too_large = status in table.too_large
         return BatchRejectedError(said, status=str(status), too_large=too_large)
     return _not_the_service(answer, url)
 
 
-def _wrong_connection(answer: Answer, url: str) -> SinkError | None:
+def wrong_connection(answer: Answer, url: str) -> SinkError | None:
     """What is wrong with how we came, when that is all that the server refuses."""
     if answer.status != HTTPStatus.BAD_REQUEST:
         return None
-    if _WANTS_TLS.search(answer.body):
+    if _NOTHING_THERE.match(answer.body):
+        return SinkMisconfiguredError(f"{origin(url)} has nothing at that path: mend the address")
+    if _WANTS_TLS.match(answer.body):
         return SinkMisconfiguredError(f"{origin(url)} wants https://: mend the address")
     if _WANTS_CERTIFICATE.search(answer.body):
         text = f"{origin(url)} wants another certificate of ours: see tls.cert_file"

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import ssl
-from base64 import b64encode
+from base64 import b64decode, b64encode
+from contextlib import suppress
 from dataclasses import replace
 from typing import TYPE_CHECKING
 from urllib.parse import parse_qsl, unquote, urlsplit
@@ -103,15 +104,15 @@ def read_secret(source: SecretSource) -> str:
 
 def concealed(answer: Answer, secrets: Iterable[str]) -> Answer:
     """The answer without what it repeats: many a server says which path or token it refuses."""
-    pieces = {piece for secret in secrets for piece in _telling_pieces(secret)}
+    pieces = {piece for secret in secrets for piece in telling_pieces(secret)}
     body = answer.body
     for piece in sorted(pieces, key=len, reverse=True):
         body = body.replace(piece.encode(), _CONCEALED)
     return replace(answer, body=body)
 
 
-def _telling_pieces(secret: str) -> list[str]:
-    """What would give a header's value or an address away."""
+def telling_pieces(secret: str) -> list[str]:
+    """What would give a header's value or an address away; a password inside base64 is among it."""
     url = urlsplit(secret)
     if url.scheme in {"http", "https"}:
         target = secret.partition(url.netloc)[2]
@@ -119,4 +120,9 @@ def _telling_pieces(secret: str) -> list[str]:
         pieces = [target, url.query, *values, url.path, *url.path.split("/")]
         pieces += [unquote(piece) for piece in pieces]
         return [piece for piece in pieces if len(piece) >= _MIN_ADDRESS_PIECE]
-    return [piece for piece in (secret, *secret.split(" ")) if len(piece) >= _MIN_TOKEN_PIECE]
+    pieces = [secret, *secret.split(" ")]
+    for piece in tuple(pieces):
+        with suppress(ValueError):
+            pair = b64decode(piece, validate=True).decode()
+            pieces += [pair, pair.partition(":")[2]]
+    return [piece for piece in pieces if len(piece) >= _MIN_TOKEN_PIECE]

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
 
 from sinks.compress import compress
+from sinks.identity import record_id, record_ids
 from sinks.ndjson import encode_identified, encode_identified_gap, rfc3339
 from sinks.service import ServiceSettings, service_name
 
@@ -48,8 +49,19 @@ def encode_body(slices: Sequence[Slice], options: BodyOptions) -> Body:
     """Lines and gap records as one body. An end record is nothing here, as in files."""
     ndjson = b"".join(_encode_slice(source, options) for source in slices)
     body = ndjson if options.format == "ndjson" else _json_array(ndjson)
-    key = hashlib.sha256(body).hexdigest()
+    key = _names(slices)
     return Body(compress(body, options.compression), key, is_empty=not ndjson)
+
+
+def _names(slices: Sequence[Slice]) -> str:
+    """A digest of ids and bytes: tags may change between two attempts, and the records do not."""
+    digest = hashlib.sha256()
+    for source in slices:
+        if source.end is None:
+            names = record_ids(source) if source.gap is not None else [record_id(source, 0)]
+            digest.update(f"{names[0]} {source.line_count} {len(source.raw)}\n".encode())
+            digest.update(source.raw)
+    return digest.hexdigest()
 
 
 def sign(content: bytes, secret: str, timestamp_s: int) -> str:

@@ -46,6 +46,13 @@ def record_ids(source: Slice) -> list[str]:
     return [f"{prefix}{number}{suffix}" for number in numbers]
 
 
+def record_id(source: Slice, index: int) -> str:
+    """The id of one of a slice's records, without making those of the others."""
+    if source.gap is not None or source.end is not None:
+        return record_ids(source)[index]
+    return f"{id_prefix(source)}{source.first_line + index}{id_suffix(source)}"
+
+
 def _digest(record: Mapping[str, str | int | None]) -> str:
     content = orjson.dumps(dict(record), option=orjson.OPT_SORT_KEYS)
     return hashlib.sha256(content).hexdigest()[:_DIGEST_CHARACTERS]

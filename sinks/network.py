@@ -3,7 +3,7 @@
 # Not `from __future__ import annotations`: pydantic reads the annotations at run time.
 
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Annotated, Literal, Self
 
 from pydantic import AfterValidator, BeforeValidator, Field, model_validator
@@ -44,7 +44,7 @@ def check_url(value: str) -> str:
     if url.username is not None or url.password is not None:
         text = "a URL must not hold credentials; use headers, bearer_token or username"
         raise problem(text, seen=False)
-    if url.fragment:
+    if "#" in value:
         raise problem('an address has no "#"', seen=False)
     if is_link_local(url.hostname or ""):
         text = "link-local addresses, such as those of metadata services, are refused"
@@ -173,6 +173,18 @@ class NetworkSettings(SinkSettings):
     def endpoints(self) -> Mapping[str, str]:
         """Every URL that the sink may send to, by its key; a subclass with one names it."""
         return {}
+
+    @property
+    def warnings(self) -> Sequence[str]:
+        """That a server is believed whatever its certificate, and that secrets can be read."""
+        said = []
+        if self.tls.insecure_skip_verify:
+            said.append(
+                "tls.insecure_skip_verify: anybody in between can read and change the lines"
+            )
+        if self.has_credentials and any(map(is_plaintext_remote, self.endpoints.values())):
+            said.append("allow_plaintext: anybody in between can read the credentials")
+        return said
 
     @property
     def plan(self) -> DeliveryPlan:

@@ -364,6 +364,11 @@ class SinkSettings(Section):
         return self.destination != "" and self.destination == other.destination
 
     @property
+    def warnings(self) -> Sequence[str]:
+        """What an operator should hear of at every start, though it is allowed."""
+        return ()
+
+    @property
     def plan(self) -> DeliveryPlan:
         """How the engine delivers to it."""
         return DeliveryPlan(dead_letter_bytes=self.dead_letters.max_size)

@@ -53,7 +53,9 @@ _HOLD_REASONS = re.compile(
 #: From here on a reason quotes the document: log content has no place in messages.
 _QUOTATION = re.compile(
     r"[\s.:,]*(?:Preview of field's value|The prefix of the first immense term|For input string"
-    r"|failed to parse date field|Current token|Invalid UTF-8|Unrecognized token).*",
+    r"|failed to parse date field|unable to parse date|unable to convert|Current token"
+    r"|Invalid UTF-8|Unrecognized token|against source|(?:do|does) not match field value"
+    r"|\[[^\]]*\] is not a(?:n)? ).*",
     re.DOTALL,
 )
 

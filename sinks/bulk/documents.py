@@ -16,14 +16,16 @@ can look like one. End records are no documents.
 from __future__ import annotations
 
 from base64 import b64encode
+from bisect import bisect_right
 from dataclasses import dataclass
 from itertools import repeat
+from operator import itemgetter
 from typing import TYPE_CHECKING, Any
 
 import orjson
 
 from sinks.compress import compress
-from sinks.identity import id_prefix, id_suffix, record_ids
+from sinks.identity import id_prefix, id_suffix, record_id, record_ids
 from sinks.ndjson import gap_stamp_ns, rfc3339, rfc3339_column
 from sinks.service import service_name
 
@@ -94,7 +96,7 @@ def encode_fallback(
         first += source.record_count
     documents = []
     for number, refusal in refused.items():
-        first, source = next(pair for pair in reversed(starts) if pair[0] <= number)
+        first, source = starts[bisect_right(starts, number, key=itemgetter(0)) - 1]
         documents.append(_fallback(source, number - first, refusal, options))
     return _packed("".join(documents), options)
 
@@ -229,7 +231,7 @@ def _message(text: bytes) -> tuple[str, str]:
 def _fallback(source: Slice, index: int, refusal: Refusal, options: BulkOptions) -> str:
     is_gap = source.gap is not None
     stamp_ns = gap_stamp_ns(source) if is_gap else source.columns.stamps_ns[index]
-    record_id = record_ids(source)[index]
+    own_id = record_id(source, index)
     text = b"" if is_gap else source.columns.texts[index]
     own: dict[str, Any] = {"id": source.stream.sandbox_id, "generation": source.generation}
     if is_gap:
@@ -246,14 +248,14 @@ def _fallback(source: Slice, index: int, refusal: Refusal, options: BulkOptions)
         "container": {"name": source.stream.container},
         "event": {
             "created": rfc3339(source.received_ns),
-            "id": record_id,
+            "id": own_id,
             "sequence": source.first_line + index,
         },
     }
     name = next(iter(options.index.column(_name_values(source, options), [stamp_ns])))
     action: dict[str, str] = {"_index": name}
     if options.document_ids:
-        action["_id"] = record_id
+        action["_id"] = own_id
     return f"{orjson.dumps({'create': action}).decode()}\n{orjson.dumps(document).decode()}\n"
 
 

@@ -16,6 +16,7 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING
 
+from sinks.answers import wrong_connection
 from sinks.interface import (
     BatchRejectedError,
     Refusal,
@@ -74,6 +75,11 @@ _TOO_LONG = re.compile(
     re.DOTALL | re.IGNORECASE,
 )
 
+#: What Loki says where structured metadata is not allowed.
+_NO_METADATA = re.compile(
+    "includes structured metadata, but this feature is disallowed", re.IGNORECASE
+)
+
 #: Messages repeat the labels, whose values may be anybody's. With one like this, none is believed.
 _MISLEADING = re.compile(
     r"errors like|timestamp|ignored|an entry with|too large|larger than|exceed", re.IGNORECASE
@@ -97,18 +103,34 @@ def judge(
     answer: Answer, push: Push, *, url: str, retry_statuses: Collection[int] = ()
 ) -> Outcome | SinkError:
     """What an answer means to the request: what became of it, or a verdict about all of it."""
-    clear = answer.whole and not _MISLEADING.search(push.labels)
-    message = answer.body.decode("utf-8", "replace") if clear else ""
-    if answer.status in _FAILURES and _TOO_LARGE.search(message):
+    said = answer.body.decode("utf-8", "replace") if answer.whole else ""
+    message = "" if _MISLEADING.search(push.labels) else said
+    if answer.status in _FAILURES and _says(_TOO_LARGE, said, push):
         text = f"{origin(url)} says that the request is too large: {answer.excerpt}"
         return BatchRejectedError(text, status=str(answer.status), too_large=True)
     if answer.status == _REFUSED and not answer.is_web_page and _REFUSED not in retry_statuses:
-        return _refusals(answer, message, push)
+        wrong = wrong_connection(answer, url) or _switched_off(said, push, url)
+        return _refusals(answer, message, push) if wrong is None else wrong
     error = _verdict(answer, url=url, retry_statuses=retry_statuses)
-    if isinstance(error, SinkUnavailableError) and _never_passes(message, push):
+    if isinstance(error, SinkUnavailableError) and _never_passes(said, push):
         text = f"{error}; the request alone is more than that, smaller ones may pass"
         return BatchRejectedError(text, status=str(answer.status), too_large=True)
     return Outcome() if error is None else error
+
+
+def _says(pattern: re.Pattern[str], message: str, push: Push) -> bool:
+    """Whether a message says so, and does not merely repeat a label that does."""
+    return bool(pattern.search(message)) and not pattern.search(push.labels)
+
+
+def _switched_off(message: str, push: Push, url: str) -> SinkError | None:
+    """What is wrong when the server takes nothing because of what we send with every line."""
+    if not _says(_NO_METADATA, message, push):
+        return None
+    return SinkMisconfiguredError(
+        f"{origin(url)} takes no structured metadata (allow_structured_metadata): allow it there,"
+        ' or set "structured_metadata: false"'
+    )
 
 
 def judge_check(answer: Answer, *, url: str) -> SinkError | None:
@@ -255,7 +277,7 @@ def _never_passes(message: str, push: Push) -> bool:
     A record alone is not: it waits for its turn, since bursts are mostly larger than that.
     """
     limit = _RATE_LIMITED.search(message)
-    if limit is None or len(set(push.records)) == 1:
+    if limit is None or len(set(push.records)) == 1 or _RATE_LIMITED.search(push.labels):
         return False
     unit = "bytes" if limit["unit"].lower() == "bytes" else limit["unit"].upper()
     return push.size_bytes > float(limit["bytes"]) * _UNITS[unit]

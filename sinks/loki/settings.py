@@ -151,6 +151,11 @@ class LokiSettings(NetworkSettings):
         return replace(super().plan, timeout_s=_TIMEOUTS_PER_BATCH * self.timeout, in_flight=1)
 
     @property
+    def last_request_s(self) -> float:
+        """How long after its beginning a batch may begin one more request and be answered."""
+        return (_TIMEOUTS_PER_BATCH - 2) * self.timeout
+
+    @property
     def options(self) -> LokiOptions:
         """What the encoder has to know."""
         return LokiOptions(

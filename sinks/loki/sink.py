@@ -91,7 +91,7 @@ class _Tally:
         reasons = [str(error) for error in sorted(self.errors, key=_urgency)]
         reasons += [refusal.reason for refusal in refused.values()]
         return PartlyDeliveredError(
-            reasons[0] if reasons else "a rate limit lets only some of the lines pass",
+            reasons[0] if reasons else "only some of the lines passed in time, or a rate limit",
             refused=refused,
             again=sorted(self.again - refused.keys()),
             retry_after_s=max((wait for wait in waits if wait is not None), default=None),
@@ -145,9 +145,10 @@ class LokiSink:
                 blocked.
         """
         slices = list(batch.slices)
+        begun_s = asyncio.get_running_loop().time()
         encoded = await self._encoders.run(encode_batch, slices, self._options, self._now_ns())
         tally = _Tally(encoded.refused)
-        await self._push_all(encoded.pushes, tally)
+        await self._push_all(encoded.pushes, tally, begun_s)
         verdict = tally.verdict()
         if verdict is not None:
             raise verdict
@@ -177,15 +178,20 @@ class LokiSink:
             raise error
         return "answers, and takes our credentials" if self._settings.has_credentials else "answers"
 
-    async def _push_all(self, pushes: Sequence[Push], tally: _Tally) -> None:
-        """Send all, some at once; after a failure that is nobody's own, no further ones."""
+    async def _push_all(self, pushes: Sequence[Push], tally: _Tally, begun_s: float) -> None:
+        """Send all, some at once; after a failure that is nobody's own, no further ones.
+
+        Nor any when time runs out: the engine would cancel the whole batch, and what was confirmed
+        of it would be sent again and again.
+        """
+        last_s = begun_s + self._settings.last_request_s
         async with asyncio.TaskGroup() as group:
             for push in pushes:
-                group.create_task(self._push(push, tally))
+                group.create_task(self._push(push, tally, last_s))
 
-    async def _push(self, push: Push, tally: _Tally) -> None:
+    async def _push(self, push: Push, tally: _Tally, last_s: float) -> None:
         async with self._slots:
-            if tally.stop:
+            if tally.stop or asyncio.get_running_loop().time() > last_s:
                 tally.again.update(push.records)
                 return
             try:

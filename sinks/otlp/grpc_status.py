@@ -51,12 +51,14 @@ _TO_MEND = (
     (re.compile("WRONG_VERSION_NUMBER"), "it does not speak TLS: mend the address"),
     (
         re.compile(
-            r"http2 header with status: [23]\d\d|Failed parsing HTTP/2"
-            r"|Data frame with END_STREAM flag received"
+            r"http2 header with status: (?!413|429|502|503|504)\d\d\d|Failed parsing HTTP/2"
+            r"|Data frame with END_STREAM flag received|No status received"
         ),
         "it does not speak gRPC: mend the address",
     ),
 )
+#: What the library says of a call whose stream was cut: no answer, whatever code it gives that.
+_CUT_OFF = re.compile(r"RST_STREAM|Stream removed")
 _TOO_LARGE = re.compile(
     "larger than max|too large|too big|(?:message|size).{0,40}exceed|http2 header with status: 413",
     re.IGNORECASE,
@@ -120,7 +122,7 @@ def _advice(status: GrpcStatus) -> str | None:
 def _is_temporary(
     status: GrpcStatus, retry_after_s: float | None, retry_codes: Collection[str]
 ) -> bool:
-    if status.code in _RETRIED:
+    if status.code in _RETRIED or _CUT_OFF.search(status.message):
         return True
     if status.code != "RESOURCE_EXHAUSTED":
         return status.code in retry_codes

@@ -17,6 +17,7 @@ import grpc
 import grpc.aio
 
 from sinks.answers import origin, printable
+from sinks.credentials import telling_pieces
 from sinks.interface import SinkMisconfiguredError, SinkUnavailableError
 from sinks.otlp.answers import MAX_ANSWER_BYTES, UNREADABLE, read_protobuf
 from sinks.otlp.grpc_status import GrpcStatus, status_verdict
@@ -31,9 +32,6 @@ if TYPE_CHECKING:
 
 _METHOD = "/opentelemetry.proto.collector.logs.v1.LogsService/Export"
 _DETAILS = "grpc-status-details-bin"
-
-#: Shorter pieces are words like `Bearer`.
-_MIN_SECRET_PIECE = 8
 
 #: One byte more than anybody else's limit, so that the library's message tells ours from theirs.
 _MAX_RECEIVE_BYTES = MAX_ANSWER_BYTES + 1
@@ -76,7 +74,7 @@ class GrpcTransport:
             body, metadata=tuple(secret.items()), timeout=self._settings.timeout
         )
         try:
-            answer: bytes = await call
+            answer: bytes | None = await call
         except grpc.aio.AioRpcError as error:
             return self._answer_to(error, secret.values())
         except (grpc.RpcError, grpc.aio.BaseError, OSError) as error:
@@ -89,7 +87,8 @@ class GrpcTransport:
             raise SinkUnavailableError(f"{self._where}: the connection was closed") from error
         finally:
             call.cancel()
-        return read_protobuf(answer)
+        # Nothing at all stands for an OK without a message.
+        return UNREADABLE if answer is None else read_protobuf(answer)
 
     async def close(self) -> None:
         """See `Transport.close`."""
@@ -110,9 +109,8 @@ class GrpcTransport:
 def _concealed(message: str, secrets: Iterable[str]) -> str:
     """The message without what it repeats of ours: some servers say which token they refuse."""
     for secret in secrets:
-        for piece in (secret, *secret.split(" ")):
-            if len(piece) >= _MIN_SECRET_PIECE:
-                message = message.replace(piece, "***")
+        for piece in sorted(telling_pieces(secret), key=len, reverse=True):
+            message = message.replace(piece, "***")
     return message
 
 

@@ -95,11 +95,19 @@ def test_what_is_only_called_html_is_taken(headers: dict[str, str], body: bytes)
     "body",
     [
         b"Client sent an HTTP request to an HTTPS server.\n",
-        b"<html><center>The plain HTTP request was sent to HTTPS port</center>",
+        b"<html>\r\n<head><title>400 The plain HTTP request was sent to HTTPS port</title></head>",
+        b"<!DOCTYPE HTML PUBLIC><p>You're speaking plain HTTP to an SSL-enabled server port.",
+        b"Bad Request\r\nThis combination of host and port requires TLS.\r\n",
+        b'unsupported path requested: "/v1/logs"',
     ],
 )
 def test_a_server_that_wants_tls_does_not_cost_records(body: bytes) -> None:
     assert meaning(Answer(400, {}, body)) == "held"
+
+
+def test_a_record_that_says_so_is_not_believed() -> None:
+    echoed = b'{"error":"bad record: Client sent an HTTP request to an HTTPS server"}'
+    assert meaning(Answer(400, {}, echoed)) == "refused"
 
 
 @pytest.mark.parametrize(

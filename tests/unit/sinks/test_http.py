@@ -165,7 +165,6 @@ async def test_the_key_is_the_same_at_every_resend_and_whatever_the_compression(
         await write(server, batch_of(slice_of([(1, "one")])))
     first, second, other = server.requests
     key = first.headers["idempotency-key"]
-    assert key == hashlib.sha256(first.raw).hexdigest()
     assert second.headers["x-batch"] == key
     assert "idempotency-key" not in second.headers
     assert other.headers["idempotency-key"] != key

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -312,3 +313,27 @@ def test_no_message_shows_more_of_the_address_than_its_origin() -> None:
         text = str(judge(answer(status), push(0), url="http://h.example/secret?token=canary"))
         assert "secret" not in text
         assert "canary" not in text
+
+
+def test_a_label_that_looks_like_a_naming_message_hides_no_size_and_no_rate() -> None:
+    request = push(0, 1)
+    named = replace(request, labels='{service_name="timestamper"}')
+    large = "received message larger than max (6000000 vs. 4194304)"
+    for one in (request, named):
+        verdict = judge(answer(500, large), one, url=URL)
+        assert isinstance(verdict, BatchRejectedError)
+        assert verdict.too_large
+    lying = replace(request, labels='{service_name="larger than max"}')
+    assert isinstance(judge(answer(500, large), lying, url=URL), SinkUnavailableError)
+
+
+@pytest.mark.parametrize(
+    "message",
+    [
+        "Client sent an HTTP request to an HTTPS server.",
+        "stream '{job=\"x\"}' includes structured metadata, but this feature is disallowed.",
+        'unsupported path requested: "/x/loki/api/v1/push"',
+    ],
+)
+def test_what_is_wrong_with_every_line_costs_none(message: str) -> None:
+    assert isinstance(judge(answer(400, message), push(0), url=URL), SinkMisconfiguredError)

@@ -256,3 +256,20 @@ def test_a_long_message_of_a_server_is_cut_and_made_printable() -> None:
     verdict = status_verdict(GrpcStatus("INTERNAL", "\x1b[2J" + "x" * 100_000), WHERE)
     assert len(str(verdict)) < 500
     assert str(verdict).isprintable()
+
+
+@pytest.mark.parametrize(
+    "status",
+    [
+        GrpcStatus("INTERNAL", "Received http2 header with status: 400"),
+        GrpcStatus("UNKNOWN", "No status received"),
+    ],
+)
+def test_what_does_not_speak_grpc_costs_no_records(status: GrpcStatus) -> None:
+    assert isinstance(status_verdict(status, WHERE), SinkMisconfiguredError)
+
+
+@pytest.mark.parametrize("code", ["INTERNAL", "RESOURCE_EXHAUSTED", "UNKNOWN"])
+def test_a_stream_that_was_cut_is_no_answer(code: str) -> None:
+    status = GrpcStatus(code, "Received RST_STREAM with error code 2")
+    assert isinstance(status_verdict(status, WHERE), SinkUnavailableError)
