@@ -323,7 +323,7 @@ def test_a_label_that_looks_like_a_naming_message_hides_no_size_and_no_rate() ->
         verdict = judge(answer(500, large), one, url=URL)
         assert isinstance(verdict, BatchRejectedError)
         assert verdict.too_large
-    lying = replace(request, labels='{service_name="larger than max"}')
+    lying = replace(request, labels=f'{{service_name="{large}"}}')
     assert isinstance(judge(answer(500, large), lying, url=URL), SinkUnavailableError)
 
 
