@@ -234,6 +234,17 @@ async def test_after_a_failure_of_the_server_the_other_requests_are_not_tried() 
     assert caught.value.again == (1, 2)
 
 
+async def test_when_time_has_run_out_what_was_not_sent_comes_again(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(LokiSettings, "last_request_s", -1.0)
+    async with WebServer() as server, opened(server) as sink:
+        with pytest.raises(PartlyDeliveredError) as caught:
+            await sink.write(batch_of(*services("a", "b")))
+        assert server.requests == []
+    assert (caught.value.again, caught.value.refused) == ((0, 1), {})
+
+
 async def test_when_all_requests_fail_the_most_urgent_failure_is_told() -> None:
     batch = batch_of(*services("a", "b"))
     gate = asyncio.Event()

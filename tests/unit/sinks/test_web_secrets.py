@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from sinks.answers import StatusTable, verdict
+from sinks.answers import Answer, StatusTable, verdict
+from sinks.credentials import concealed
 from sinks.interface import SinkError, SinkMisconfiguredError
 from tests.fakes.network import client_for, settings_for
 from tests.fakes.web_server import Reply, WebServer
@@ -191,3 +192,12 @@ async def test_a_pipe_in_place_of_a_file_does_not_block() -> None:
 def test_settings_show_no_secret() -> None:
     settings = settings_for("https://h.example", **credentials("bearer"))
     assert_silent(f"{settings!r} {settings} {settings.model_dump()} {settings.model_dump_json()}")
+
+
+def test_what_a_server_says_of_a_password_is_taken_out_also_when_it_was_sent_as_base64() -> None:
+    header = "Basic " + base64.b64encode(b"bob:hunter22secret").decode()
+    answer = Answer(401, {}, b"user bob with password hunter22secret refused: " + header.encode())
+    told = concealed(answer, [header]).body
+    assert b"hunter22secret" not in told
+    assert header.encode() not in told
+    assert b"user bob" in told
