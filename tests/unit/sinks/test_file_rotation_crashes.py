@@ -162,7 +162,12 @@ async def test_every_line_is_there_once_at_any_time_and_after_a_crash_at_any_cal
         await run.live(RenamingDisk(run.root))
         assert run.confirmed == len(BATCHES), what
         assert {name: read_all(run.root, name) for name in NAMES} == expected(len(BATCHES)), what
+        if names_in(run.root) != COMPLETE:
+            # Compressing goes on beside the lines: what a short life does not come to is left to
+            # the next one, and a busy machine makes lives short.
+            await run.live(RenamingDisk(run.root))
         assert names_in(run.root) == COMPLETE, what
+        assert {name: read_all(run.root, name) for name in NAMES} == expected(len(BATCHES)), what
     assert call > 80
 
 
