@@ -24,6 +24,7 @@ from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
+    from pathlib import Path
 
 
 class SinkError(Exception):
@@ -243,6 +244,14 @@ class Batch:
 
 class SinkState(Protocol):
     """What a sink remembers. It lives in the spool, beside the sink's cursor."""
+
+    @property
+    def directory(self) -> Path:
+        """A directory of the sink's own beside the spool, for files that are too large to remember.
+
+        It is there (mode 0700), and what is in it survives a restart. Nobody else looks into it.
+        """
+        ...
 
     def get(self, key: str) -> bytes | None:
         """The value last remembered under this key."""

@@ -9,6 +9,21 @@ FOR_EVER_S = float("inf")
 
 
 @dataclass(frozen=True, slots=True)
+class WindowLimits:
+    """When a window is closed; whichever comes first. The daemon's end closes it, too.
+
+    Attributes:
+        max_bytes: About so large should be what the sink makes of it (see `Window.made`).
+        max_age_s: How long its first record waits at most.
+        at_end: Whether the end of a stream closes it.
+    """
+
+    max_bytes: int = 64 << 20
+    max_age_s: float = 300.0
+    at_end: bool = False
+
+
+@dataclass(frozen=True, slots=True)
 class DeliveryPlan:
     """What batches are made of, and how they are sent.
 
@@ -24,6 +39,9 @@ class DeliveryPlan:
         fixed: What a batch consists of is made durable before it is first sent, so that it is the
             same batch also after a crash.
         give_up_after_s: After so long of failing, a batch is set aside as dead letters.
+        window: The sink takes windows and not batches: it is a `sinks.window.WindowSink`. Then only
+            `in_flight` and `timeout_s` count besides; what a window consists of is always made
+            durable before it is first sent, and none of it ever becomes a dead letter.
         dead_letter_bytes: When dead letters take so much in the spool, the sink is held; what was
             under way then may still be added.
     """
@@ -35,4 +53,5 @@ class DeliveryPlan:
     timeout_s: float | None = None
     fixed: bool = False
     give_up_after_s: float = FOR_EVER_S
+    window: WindowLimits | None = None
     dead_letter_bytes: int = 256 << 20

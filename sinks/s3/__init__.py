@@ -1,0 +1,1 @@
+"""Continuous archiving to S3 and compatible stores."""
