@@ -10,14 +10,14 @@ from typing import TYPE_CHECKING
 from urllib.parse import parse_qsl, unquote, urlsplit
 
 from sinks.interface import SinkMisconfiguredError
-from sinks.network import HeaderFile
+from sinks.network import HeaderFile, NetworkSettings
 from sinks.settings import SecretSource, SecretUnavailableError
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
     from sinks.answers import Answer
-    from sinks.network import NetworkSettings, TlsSettings
+    from sinks.server import ServerSettings, TlsSettings
 
 #: Shorter pieces are words like `logs`, which answers may well contain.
 _MIN_TOKEN_PIECE = 8
@@ -50,13 +50,17 @@ def tls_context(settings: TlsSettings) -> ssl.SSLContext:
     return context
 
 
-def secret_headers(settings: NetworkSettings) -> dict[str, str]:
+def secret_headers(settings: ServerSettings) -> dict[str, str]:
     """The operator's headers and credentials, names in lower case; files are read now.
+
+    A protocol that signs each request has none.
 
     Raises:
         SinkMisconfiguredError: A file cannot be read, or what is in it is no header's value.
     """
-    headers = {}
+    headers: dict[str, str] = {}
+    if not isinstance(settings, NetworkSettings):
+        return headers
     for name, value in settings.headers.items():
         in_file = isinstance(value, HeaderFile)
         key = f"headers.{name}.file" if in_file else f"headers.{name}"

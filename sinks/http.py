@@ -21,8 +21,9 @@ from sinks.compress import encoding_headers
 from sinks.credentials import read_secret
 from sinks.http_body import Body, BodyFormat, BodyOptions, encode_body, sign
 from sinks.interface import Batch, SinkMisconfiguredError, SinkState, StateChanges
-from sinks.network import Compression, HeaderName, NetworkSettings, Url
+from sinks.network import Compression, HeaderName, NetworkSettings
 from sinks.plan import DeliveryPlan
+from sinks.server import Url
 from sinks.service import ServiceSettings
 from sinks.settings import LocalPath, Secret, problem
 from sinks.web import WebClient

@@ -1,26 +1,16 @@
-"""What the settings of every sink have in common that speaks to a server."""
+"""What the settings of every sink have in common that sends batches to a server."""
 
 # Not `from __future__ import annotations`: pydantic reads the annotations at run time.
 
 import re
-from collections.abc import Mapping, Sequence
-from typing import Annotated, Literal, Self
+from collections.abc import Mapping
+from typing import Annotated, ClassVar, Literal, Self
 
 from pydantic import AfterValidator, BeforeValidator, Field, model_validator
 
-from sinks.addresses import is_link_local, is_plaintext_remote, split_url
 from sinks.plan import FOR_EVER_S, DeliveryPlan
-from sinks.settings import (
-    ByteSize,
-    Duration,
-    LocalPath,
-    Secret,
-    SecretSource,
-    Section,
-    SinkSettings,
-    Within,
-    problem,
-)
+from sinks.server import InFlight, ServerSettings
+from sinks.settings import ByteSize, Duration, LocalPath, Secret, Section, Within, problem
 
 Compression = Literal["gzip", "zstd", "none"]
 
@@ -33,27 +23,6 @@ _RESERVED = frozenset(
         "accept-encoding",
     }
 )
-
-
-def check_url(value: str) -> str:
-    """Refuse what is no http(s) URL; a slash at its end stays, since it may mean something."""
-    url = split_url(value)
-    if url is None:
-        # Nothing of it is shown: the path of a webhook may be its secret.
-        raise problem('expected a URL such as "https://logs.example.com:4318"', seen=False)
-    if url.username is not None or url.password is not None:
-        text = "a URL must not hold credentials; use headers, bearer_token or username"
-        raise problem(text, seen=False)
-    if "#" in value:
-        raise problem('an address has no "#"', seen=False)
-    if is_link_local(url.hostname or ""):
-        text = "link-local addresses, such as those of metadata services, are refused"
-        raise problem(text, seen=False)
-    return value
-
-
-#: The address of a server.
-Url = Annotated[str, AfterValidator(check_url)]
 
 
 class HeaderFile(Section):
@@ -98,26 +67,6 @@ def _check_username(value: str) -> str:
 Headers = Annotated[Mapping[str, Secret | HeaderFile], BeforeValidator(_check_headers)]
 
 
-class TlsSettings(Section):
-    """Certificates: those to trust, and our own."""
-
-    ca_file: LocalPath | None = None
-    """Certificates of the authorities to trust, PEM, instead of the system's."""
-    cert_file: LocalPath | None = None
-    """Our own certificate, PEM, for servers that ask for one."""
-    key_file: LocalPath | None = None
-    """Its key, PEM, when that is not in cert_file."""
-    insecure_skip_verify: bool = False
-    """Believe any certificate. Everybody between here and there can then read and change the lines;
-    a warning says so at every start."""
-
-    @model_validator(mode="after")
-    def _key_needs_certificate(self) -> Self:
-        if self.key_file is not None and self.cert_file is None:
-            raise problem('needs "cert_file", too', at=["key_file"], about=["cert_file"])
-        return self
-
-
 class BatchSettings(Section):
     """What one request may hold, and how long it waits to be full."""
 
@@ -129,12 +78,13 @@ class BatchSettings(Section):
     """How long a record waits for others to be sent with."""
 
 
-Workers = Annotated[int, Field(ge=0, le=64)]
 RetryStatus = Annotated[int, Field(ge=400, le=599)]
 
 
-class NetworkSettings(SinkSettings):
-    """A server, reached over HTTP."""
+class NetworkSettings(ServerSettings):
+    """A server that is sent batches, and knows us by what stands in a header."""
+
+    credential_keys: ClassVar[tuple[str, ...]] = ("headers", "bearer_token", "username")
 
     headers: Headers = Field(default_factory=dict)
     """Headers to send with every request, by name: a value, or `{file: PATH}`."""
@@ -148,43 +98,16 @@ class NetworkSettings(SinkSettings):
     """The password."""
     password_file: LocalPath | None = None
     """The same from a file; it is read at every use."""
-    allow_plaintext: bool = False
-    """Allow credentials over http:// to another machine, where everybody in between sees them."""
-    tls: TlsSettings = TlsSettings()
-    """How the server is verified, and who we are to it."""
     compression: Compression = "gzip"
     """`gzip`, `zstd` (only where the server is known to take it) or `none`."""
-    connect_timeout: Annotated[Duration, Within("10ms", "10m")] = 10.0
-    """How long to wait for a connection."""
-    timeout: Annotated[Duration, Within("10ms", "1h")] = 30.0
-    """How long one request may take, from its beginning to the end of the answer."""
-    in_flight: Annotated[int, Field(ge=1, le=64)] = 4
+    in_flight: InFlight = 4
     """So many requests are under way at once; lines may then arrive out of order."""
-    workers: Workers = 0
-    """So many processes encode and compress; 0 does it in the daemon itself."""
     batch: BatchSettings = BatchSettings()
     """How large a request becomes, and how long it waits for that."""
     retry_statuses: tuple[RetryStatus, ...] = ()
     """HTTP statuses to try again after, besides those of the protocol: `[500]`."""
     give_up_after: Annotated[Duration, Within("1m", "365d")] | None = None
     """After so long of failing, a batch is set aside as dead letters; never by default."""
-
-    @property
-    def endpoints(self) -> Mapping[str, str]:
-        """Every URL that the sink may send to, by its key; a subclass with one names it."""
-        return {}
-
-    @property
-    def warnings(self) -> Sequence[str]:
-        """That a server is believed whatever its certificate, and that secrets can be read."""
-        said = []
-        if self.tls.insecure_skip_verify:
-            said.append(
-                "tls.insecure_skip_verify: anybody in between can read and change the lines"
-            )
-        if self.has_credentials and any(map(is_plaintext_remote, self.endpoints.values())):
-            said.append("allow_plaintext: anybody in between can read the credentials")
-        return said
 
     @property
     def plan(self) -> DeliveryPlan:
@@ -202,13 +125,13 @@ class NetworkSettings(SinkSettings):
     @property
     def has_credentials(self) -> bool:
         """Whether requests carry anything that must stay secret; a header may always be one."""
-        return bool(self.headers or self.username or self._secret("bearer_token"))
+        return bool(self.headers or self.username or self.secret("bearer_token"))
 
     @model_validator(mode="after")
     def _one_way_to_log_in(self) -> Self:
         self.refuse_both("bearer_token", "bearer_token_file")
         self.refuse_both("password", "password_file")
-        bearer, password = self._secret("bearer_token"), self._secret("password")
+        bearer, password = self.secret("bearer_token"), self.secret("password")
         if (self.username is None) != (password is None):
             key = "username" if password is None else "password"
             other = "password" if password is None else "username"
@@ -225,26 +148,3 @@ class NetworkSettings(SinkSettings):
         if len(ways) > 1:
             raise problem(f"{ways[0]} and {ways[1]} exclude each other", seen=False)
         return self
-
-    @model_validator(mode="after")
-    def _no_secrets_in_the_clear(self) -> Self:
-        for key, url in self.endpoints.items():
-            if self.has_credentials and is_plaintext_remote(url) and not self.allow_plaintext:
-                raise problem(
-                    "http:// would send the credentials in the clear; use https://, "
-                    'or set "allow_plaintext: true"',
-                    at=[key],
-                    about=[key, "allow_plaintext", "headers", "bearer_token", "username"],
-                    seen=False,
-                )
-        return self
-
-    def secret(self, key: str) -> SecretSource | None:
-        """A secret setting that may stand in a file, `_file`; None when neither is given."""
-        return self._secret(key)
-
-    def _secret(self, key: str) -> SecretSource | None:
-        value, file = getattr(self, key), getattr(self, f"{key}_file")
-        if value is None and file is None:
-            return None
-        return SecretSource(key if file is None else f"{key}_file", value, file)

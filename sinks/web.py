@@ -10,7 +10,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import ssl
-from contextlib import aclosing
+from contextlib import AsyncExitStack, aclosing, asynccontextmanager, contextmanager
 from dataclasses import dataclass
 from http.cookiejar import CookieJar, DefaultCookiePolicy
 from typing import TYPE_CHECKING, Any
@@ -21,13 +21,14 @@ import httpx
 from sinks.addresses import is_link_local
 from sinks.answers import Answer, StatusTable, origin, printable, verdict
 from sinks.credentials import concealed, secret_headers, tls_context
-from sinks.interface import SinkError, SinkMisconfiguredError, SinkUnavailableError
-from sinks.network import TlsSettings
+from sinks.interface import SinkMisconfiguredError
+from sinks.no_answer import no_answer
+from sinks.server import TlsSettings
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
+    from collections.abc import AsyncIterable, AsyncIterator, Callable, Iterator, Mapping
 
-    from sinks.network import NetworkSettings
+    from sinks.server import ServerSettings
 
 __all__ = [
     "MAX_ANSWER_BYTES",
@@ -45,19 +46,6 @@ __all__ = [
 #: Of an answer that nobody needs more of; a hostile or broken server may send one without end.
 MAX_ANSWER_BYTES = 64 * 1024
 
-#: What alerts say when it is our certificate that is refused or missed.
-_ABOUT_US = ("CERTIFICATE", "UNKNOWN_CA", "HANDSHAKE_FAILURE")
-
-_NO_TLS = frozenset({"WRONG_VERSION_NUMBER", "RECORD_LAYER_FAILURE", "PACKET_LENGTH_TOO_LONG"})
-
-#: OpenSSL's X509_V_ERR_* codes with an advice of their own.
-_ADVICE = {
-    9: "the clock of one of the two machines is wrong",
-    10: "it has to be renewed there",
-    62: "the address in the configuration has another name than the certificate",
-    64: "the address in the configuration has another number than the certificate",
-}
-
 
 class WebClient:
     """Requests of one sink. Use it on one event loop.
@@ -68,7 +56,7 @@ class WebClient:
     """
 
     def __init__(
-        self, settings: NetworkSettings, *, is_forbidden: Callable[[str], bool] = is_link_local
+        self, settings: ServerSettings, *, is_forbidden: Callable[[str], bool] = is_link_local
     ) -> None:
         """Touches nothing until `open`."""
         self._settings = settings
@@ -114,14 +102,16 @@ class WebClient:
         self,
         method: str,
         url: str,
-        body: bytes | None,
+        body: bytes | AsyncIterable[bytes] | None,
         headers: Mapping[str, str],
         *,
         max_answer_bytes: int = MAX_ANSWER_BYTES,
     ) -> Answer:
         """Make a request and read its answer, whatever the status.
 
-        What the answer to a refused request repeats of our secrets is taken out of it.
+        What the answer to a refused request repeats of our secrets is taken out of it. A body that
+        comes in pieces needs a `content-length` among the headers; an answer that comes before the
+        last piece is the answer all the same.
 
         Raises:
             SinkUnavailableError: No answer, or not in time.
@@ -129,32 +119,81 @@ class WebClient:
                 address, or a secret cannot be read.
         """
         secret = secret_headers(self._settings)
-        ours = {"accept-encoding": "identity", "user-agent": "sandbox-forwarder"}
-        sent = httpx.Headers({**ours, **secret, **headers})
         if self._is_in_doubt:
             await self._renew()
-        try:
+        with self._border(url):
             # The library's own limits begin again with every byte.
             async with asyncio.timeout(self._settings.timeout):
-                answer = await self._ask(method, url, body, sent, max_answer_bytes)
-        except (httpx.HTTPError, httpx.InvalidURL, OSError, UnicodeError) as error:
-            self._is_in_doubt = self._settings.tls.cert_file is not None
-            raise no_answer(error, url) from error
+                async with self._response(method, url, body, {**secret, **headers}) as response:
+                    answer = await _read(response, max_answer_bytes)
         refused = answer.status >= 300  # noqa: PLR2004 - whatever is no success
         return concealed(answer, [*secret.values(), url]) if refused else answer
 
-    async def _ask(
-        self, method: str, url: str, body: bytes | None, headers: httpx.Headers, max_bytes: int
-    ) -> Answer:
+    @asynccontextmanager
+    async def stream(
+        self, url: str, headers: Mapping[str, str]
+    ) -> AsyncIterator[tuple[Answer, AsyncIterator[bytes]]]:
+        """A GET whose answer may be large: its status and headers, and its body in pieces.
+
+        The body of anything but a success is in the answer, as much of it as `request` reads; then
+        there are no pieces. The only limit of time is that of silence.
+
+        Raises:
+            SinkUnavailableError: No answer, or it broke off; also from the pieces.
+            SinkMisconfiguredError: As `request`.
+        """
+        secret = secret_headers(self._settings)
+        if self._is_in_doubt:
+            await self._renew()
+        async with AsyncExitStack() as stack:
+            with self._border(url):
+                response = await stack.enter_async_context(
+                    self._response("GET", url, None, {**secret, **headers})
+                )
+                refused = None if response.is_success else await _read(response, MAX_ANSWER_BYTES)
+            if refused is not None:
+                yield concealed(refused, [*secret.values(), url]), _nothing()
+            else:
+                answer = Answer(response.status_code, _lower(response), whole=False)
+                yield answer, self._pieces(response, url)
+
+    async def _pieces(self, response: httpx.Response, url: str) -> AsyncIterator[bytes]:
+        with self._border(url):
+            async with aclosing(response.aiter_raw()) as pieces:  # type: ignore[type-var]  # a generator
+                async for piece in pieces:
+                    yield piece
+
+    @contextmanager
+    def _border(self, url: str) -> Iterator[None]:
+        """Where the library's errors end."""
+        try:
+            yield
+        except (httpx.HTTPError, httpx.InvalidURL, OSError, UnicodeError) as error:
+            self._is_in_doubt = self._settings.tls.cert_file is not None
+            raise no_answer(error, url) from error
+
+    @asynccontextmanager
+    async def _response(
+        self,
+        method: str,
+        url: str,
+        body: bytes | AsyncIterable[bytes] | None,
+        headers: Mapping[str, str],
+    ) -> AsyncIterator[httpx.Response]:
         pool = self._pool
         assert pool is not None, "open comes first"
         pool.users += 1
+        ours = {"accept-encoding": "identity", "user-agent": "sandbox-forwarder"}
         extensions = {"trace": self._refuse_forbidden}
         try:
             async with pool.client.stream(
-                method, url, content=body, headers=headers, extensions=extensions
+                method,
+                url,
+                content=body,
+                headers=httpx.Headers({**ours, **headers}),
+                extensions=extensions,
             ) as response:
-                return await _read(response, max_bytes)
+                yield response
         except asyncio.CancelledError:
             # The library loses a connection that is cancelled between its beginning and its first
             # request: it counts for ever, and in the end there is none left.
@@ -200,10 +239,10 @@ class _Pool:
     users: int = 0
 
 
-def _new_pool(settings: NetworkSettings, context: ssl.SSLContext) -> _Pool:
+def _new_pool(settings: ServerSettings, context: ssl.SSLContext) -> _Pool:
     client = httpx.AsyncClient(
         verify=context,
-        timeout=httpx.Timeout(settings.timeout, connect=settings.connect_timeout),
+        timeout=httpx.Timeout(settings.idle_timeout_s, connect=settings.connect_timeout),
         limits=httpx.Limits(max_connections=settings.in_flight + 1),
         cookies=CookieJar(DefaultCookiePolicy(allowed_domains=[])),
         follow_redirects=False,
@@ -212,7 +251,7 @@ def _new_pool(settings: NetworkSettings, context: ssl.SSLContext) -> _Pool:
     return _Pool(client, context)
 
 
-async def _context(settings: NetworkSettings) -> ssl.SSLContext:
+async def _context(settings: ServerSettings) -> ssl.SSLContext:
     urls = settings.endpoints.values()
     if urls and settings.tls == TlsSettings() and not any(map(_is_https, urls)):
         # Not used, and it trusts nobody: reading the system's authorities takes its time.
@@ -226,7 +265,7 @@ def _is_https(url: str) -> bool:
 
 async def _read(response: httpx.Response, max_bytes: int) -> Answer:
     """At most so much of the body; the connection is given up when there is more."""
-    headers = {name.lower(): value for name, value in response.headers.items()}
+    headers = _lower(response)
     body = bytearray()
     whole = True
     async with aclosing(response.aiter_raw()) as pieces:  # type: ignore[type-var]  # a generator
@@ -241,6 +280,15 @@ async def _read(response: httpx.Response, max_bytes: int) -> Answer:
     return Answer(response.status_code, headers, bytes(body), whole)
 
 
+def _lower(response: httpx.Response) -> dict[str, str]:
+    return {name.lower(): value for name, value in response.headers.items()}
+
+
+async def _nothing() -> AsyncIterator[bytes]:
+    return
+    yield b""
+
+
 def _without_secrets(record: logging.LogRecord) -> bool:
     """For the HTTP libraries' logs: of addresses only the origin stays, of answers no header."""
     if isinstance(record.args, tuple):
@@ -248,43 +296,3 @@ def _without_secrets(record: logging.LogRecord) -> bool:
         record.args = tuple(shown)
     record.msg = str(record.msg).partition(" return_value=")[0]
     return True
-
-
-def no_answer(error: Exception, url: str) -> SinkError:
-    """What it means that a request got no answer."""
-    cause: BaseException | None = error
-    while cause is not None:
-        if isinstance(cause, ssl.SSLError) and (found := _tls_verdict(cause, url)) is not None:
-            return found
-        cause = cause.__cause__ or cause.__context__
-    if isinstance(error, (httpx.TimeoutException, TimeoutError)):
-        return SinkUnavailableError(f"{origin(url)} does not answer in time")
-    if isinstance(
-        error, (httpx.LocalProtocolError, httpx.UnsupportedProtocol, httpx.InvalidURL, UnicodeError)
-    ):
-        # Their messages may repeat what we wanted to send.
-        text = f"{origin(url)} cannot be asked: the address or a header is not possible in HTTP"
-        return SinkMisconfiguredError(text)
-    why = printable(str(error)) or type(error).__name__
-    if isinstance(error, httpx.ProxyError):
-        return SinkUnavailableError(f"the proxy of the environment refuses {origin(url)}: {why}")
-    return SinkUnavailableError(f"{origin(url)} does not answer: {why}")
-
-
-def _tls_verdict(error: ssl.SSLError, url: str) -> SinkError | None:
-    """What somebody has to mend; None for a connection that merely broke."""
-    if isinstance(error, ssl.SSLCertVerificationError):
-        unknown = "set tls.ca_file to its authority's certificate"
-        advice = _ADVICE.get(error.verify_code, unknown)
-        why = printable(error.verify_message).rstrip(".")
-        return SinkMisconfiguredError(
-            f"the certificate of {origin(url)} does not verify: {why}; {advice}"
-        )
-    reason = error.reason or ""
-    if "ALERT" in reason and any(about in reason for about in _ABOUT_US):
-        why = reason.lower().replace("_", " ")
-        text = f"{origin(url)} wants another certificate of ours ({why}): see tls.cert_file"
-        return SinkMisconfiguredError(text, credentials=True)
-    if reason in _NO_TLS:
-        return SinkMisconfiguredError(f"{origin(url)} does not speak TLS: mend the address")
-    return None

@@ -12,7 +12,8 @@ from sinks.bulk.answers import FILTER_PATH
 from sinks.bulk.connection import is_api_key
 from sinks.bulk.documents import BulkOptions
 from sinks.bulk.names import HIGH_CARDINALITY_FIELDS, STAMP_FIELDS, IndexName, IndexNameError
-from sinks.network import BatchSettings, NetworkSettings, Url
+from sinks.network import BatchSettings, NetworkSettings
+from sinks.server import Url
 from sinks.service import ServiceSettings
 from sinks.settings import ByteSize, LocalPath, Secret, Within, problem
 

@@ -13,8 +13,9 @@ from pydantic import Field, field_validator, model_validator
 
 from sinks.loki.encoding import Format, LokiOptions, LongLines, OldLines
 from sinks.loki.labels import HIGH_CARDINALITY, MAX_LABELS, LabelError, parse_labels
-from sinks.network import BatchSettings, NetworkSettings, Url
+from sinks.network import BatchSettings, NetworkSettings
 from sinks.plan import DeliveryPlan
+from sinks.server import Url
 from sinks.service import ServiceSettings
 from sinks.settings import ByteSize, Duration, Within, problem
 

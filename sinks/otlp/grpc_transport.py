@@ -26,9 +26,9 @@ from sinks.web import secret_headers, tls_context
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
-    from sinks.network import TlsSettings
     from sinks.otlp.answers import Acceptance
     from sinks.otlp.settings import OtlpSettings
+    from sinks.server import TlsSettings
 
 _METHOD = "/opentelemetry.proto.collector.logs.v1.LogsService/Export"
 _DETAILS = "grpc-status-details-bin"

@@ -11,10 +11,11 @@ from urllib.parse import urlsplit
 
 from pydantic import field_validator, model_validator
 
-from sinks.network import NetworkSettings, Url
+from sinks.network import NetworkSettings
 from sinks.otlp.encoding import Encoding
 from sinks.otlp.environment import keys_from_environment
 from sinks.plan import DeliveryPlan
+from sinks.server import Url
 from sinks.service import ServiceSettings
 from sinks.settings import ByteSize, Section, Variable, Within, problem
 

@@ -6,7 +6,8 @@ from collections.abc import Mapping
 from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING, Any, Literal
 
-from sinks.network import NetworkSettings, Url
+from sinks.network import NetworkSettings
+from sinks.server import Url
 from sinks.web import WebClient
 
 if TYPE_CHECKING:
