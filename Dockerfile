@@ -15,10 +15,10 @@ COPY pyproject.toml README.md LICENSE ./
 COPY forwarder/ forwarder/
 COPY sinks/ sinks/
 # What is installed is what was built: the second step reaches no network.
-RUN python -m pip wheel --no-cache-dir --wheel-dir /wheels ".[grpc,loki]" \
+RUN python -m pip wheel --no-cache-dir --wheel-dir /wheels ".[grpc,loki,s3]" \
     && python -m venv --without-pip /opt/sandbox-forwarder \
     && python -m pip --python /opt/sandbox-forwarder/bin/python install --no-cache-dir --no-index \
-        --find-links /wheels "sandbox-forwarder[grpc,loki]"
+        --find-links /wheels "sandbox-forwarder[grpc,loki,s3]"
 
 FROM python:${PYTHON_VERSION}-slim-bookworm
 LABEL org.opencontainers.image.title="sandbox-forwarder" \

@@ -14,7 +14,7 @@ help: ## List the targets
 $(STAMP): pyproject.toml
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/pip install --quiet --upgrade 'pip>=25.1'
-	$(BIN)/pip install --quiet --editable '.[grpc,local,loki]' --group dev
+	$(BIN)/pip install --quiet --editable '.[grpc,local,loki,s3,parquet]' --group dev
 	@touch $@
 
 .PHONY: venv

@@ -21,12 +21,14 @@ from sinks.file import FileSettings, FileSink
 from sinks.http import HttpSettings, HttpSink
 from sinks.loki import LokiSettings, LokiSink
 from sinks.otlp import OtlpSettings, OtlpSink
+from sinks.s3 import S3Settings, S3Sink
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping
 
     from sinks.interface import Sink
     from sinks.settings import SinkSettings
+    from sinks.window import WindowSink
 
 #: The group of entry points that third-party sinks register under.
 ENTRY_POINT_GROUP = "sandbox_forwarder.sinks"
@@ -42,7 +44,7 @@ class SinkType:
     """
 
     settings: type[SinkSettings]
-    build: Callable[[str, Any], Sink]
+    build: Callable[[str, Any], Sink | WindowSink]
 
 
 class SinkPluginError(ValueError):
@@ -59,6 +61,7 @@ BUILTIN: Mapping[str, SinkType] = MappingProxyType(
         "http": SinkType(HttpSettings, HttpSink),
         "loki": SinkType(LokiSettings, LokiSink),
         "otlp": SinkType(OtlpSettings, OtlpSink),
+        "s3": SinkType(S3Settings, S3Sink),
     }
 )
 

@@ -364,6 +364,11 @@ class SinkSettings(Section):
         return self.destination != "" and self.destination == other.destination
 
     @property
+    def exactly_once(self) -> bool:
+        """Whether the destination holds each line once: then none is ever sent again on request."""
+        return False
+
+    @property
     def warnings(self) -> Sequence[str]:
         """What an operator should hear of at every start, though it is allowed."""
         return ()

@@ -19,6 +19,8 @@ from typing import TYPE_CHECKING
 from sinks.shapes import SAFE_BYTES, Shape
 
 if TYPE_CHECKING:
+    from collections.abc import Collection, Mapping, Sequence
+
     from sinks.interface import Stream
 
 #: Every name that a template may use.
@@ -64,13 +66,17 @@ class Template:
     _parts: tuple[str | _Field, ...]
 
     @classmethod
-    def parse(cls, text: str) -> Template:
+    def parse(cls, text: str, *, more: Collection[str] = ()) -> Template:
         """Read a template such as `/var/log/{sandbox_id}/{date}.log`.
+
+        Args:
+            text: The template.
+            more: Names that it may use besides, whose values are given to `render`.
 
         Raises:
             TemplateError: An unknown name, a stray brace, a `..`, or no file name at the end.
         """
-        parts = _scan(text)
+        parts = _scan(text, (*FIELDS, *more))
         fields = frozenset(part.name for part in parts if isinstance(part, _Field))
         _check_shape("".join(_literal(part) for part in parts))
         return cls(text, fields, _share_room(parts))
@@ -116,15 +122,26 @@ class Template:
         literal = self._parts[0] if isinstance(self._parts[0], str) else ""
         return literal[: literal.rfind("/") + 1]
 
-    def render(self, stream: Stream, stamp_ns: int = 0) -> str:
-        """The path of one stream's lines of the hour of this stamp."""
+    def render(
+        self, stream: Stream, stamp_ns: int = 0, more: Mapping[str, str] | None = None
+    ) -> str:
+        """The path of one stream's lines of the hour of this stamp.
+
+        Args:
+            stream: Whose lines.
+            stamp_ns: The stamp.
+            more: Values of the names that were allowed besides; they stand as they are.
+        """
+        more = more or {}
         values = _values(stream)
         if self.needs_stamp:
             moment = datetime.fromtimestamp(stamp_ns // _NS_PER_S, UTC)
             values["date"] = moment.date().isoformat()
             values["hour"] = f"{moment.hour:02d}"
         return "".join(
-            part if isinstance(part, str) else safe_name(values[part.name], part.max_bytes)
+            part
+            if isinstance(part, str)
+            else more.get(part.name) or safe_name(values[part.name], part.max_bytes)
             for part in self._parts
         )
 
@@ -159,12 +176,12 @@ def _values(stream: Stream) -> dict[str, str]:
     }
 
 
-def _scan(text: str) -> tuple[str | _Field, ...]:
+def _scan(text: str, names: Sequence[str]) -> tuple[str | _Field, ...]:
     parts: list[str | _Field] = []
     for token in _TOKEN.finditer(text):
         found = token.group()
         if token.group(1) is not None:
-            parts.append(_Field(_known(token.group(1))))
+            parts.append(_Field(_known(token.group(1), names)))
             continue
         if found in {"{", "}"}:
             raise TemplateError(
@@ -183,13 +200,13 @@ def _add_literal(parts: list[str | _Field], literal: str) -> None:
         parts.append(literal)
 
 
-def _known(name: str) -> str:
-    if name in FIELDS:
+def _known(name: str, names: Sequence[str]) -> str:
+    if name in names:
         return name
-    known = ", ".join(f"{{{field}}}" for field in FIELDS)
+    known = ", ".join(f"{{{field}}}" for field in names)
     if not name:
         raise TemplateError(f"empty braces: expected one of {known}")
-    nearest = difflib.get_close_matches(name, FIELDS, n=1, cutoff=0.0)[0]
+    nearest = difflib.get_close_matches(name, names, n=1, cutoff=0.0)[0]
     raise TemplateError(
         f"unknown name {{{name}}}: did you mean {{{nearest}}}? Known names: {known}, nothing else"
     )

@@ -6,11 +6,12 @@ import re
 from contextlib import suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from itertools import accumulate, groupby
+from itertools import accumulate
 from typing import TYPE_CHECKING, Literal
 
 import orjson
 
+from sinks.hours import hour_runs
 from sinks.ndjson import encode_gap, encode_lines, gap_stamp_ns
 
 if TYPE_CHECKING:
@@ -22,7 +23,6 @@ if TYPE_CHECKING:
 Format = Literal["text", "ndjson"]
 
 _MARK_NUMBERS = ("newest_ns", "until_ns", "number", "put_away_as")
-_HOUR_NS = 3_600_000_000_000
 _NS_PER_S = 1_000_000_000
 _UTC_STAMP = re.compile(rb"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d(?:\.(\d{1,9}))?Z[ \n]")
 _HOUR_LENGTH = len("2026-11-23T04:")
@@ -170,16 +170,13 @@ def _by_hour(source: Slice) -> Iterator[tuple[int, Piece]]:
     if common_ns is not None:
         yield common_ns, _whole(source)
         return
-    hours = [stamp_ns // _HOUR_NS for stamp_ns in source.columns.stamps_ns]
-    if len(set(hours)) <= 1:
-        yield (hours[0] if hours else 0) * _HOUR_NS, _whole(source)
+    runs = list(hour_runs(source.columns.stamps_ns))
+    if len(runs) <= 1:
+        yield runs[0][0] if runs else 0, _whole(source)
         return
     ends = [0, *accumulate(len(line) + 1 for line in source.raw.split(b"\n"))]
-    start = 0
-    for hour, run in groupby(hours):
-        stop = start + len(list(run))
-        yield hour * _HOUR_NS, Piece(source, start, stop, source.raw[ends[start] : ends[stop]])
-        start = stop
+    for hour_ns, start, stop in runs:
+        yield hour_ns, Piece(source, start, stop, source.raw[ends[start] : ends[stop]])
 
 
 def last_stamp_ns(piece: Piece) -> int:

@@ -91,6 +91,11 @@ class FileSettings(SinkSettings):
         here = os.getcwd().replace("{", "{{").replace("}", "}}")  # noqa: PTH109 - text, not a Path
         return os.path.normpath(os.path.join(here, self.path))  # noqa: PTH118 - the same
 
+    @property
+    def exactly_once(self) -> bool:
+        """A file has each line once."""
+        return True
+
     def may_meet(self, other: SinkSettings) -> bool:
         """Whether some values make both sinks name the same file, numbered files among them."""
         return isinstance(other, FileSettings) and any(

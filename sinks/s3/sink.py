@@ -176,7 +176,8 @@ class S3Sink:
 
     async def _indexed(self, window: Window, plan: WindowPlan) -> StateChanges:
         state = self._known_state
-        values = {key: state.get(key) for key in state}
+        keys = state.keys()
+        values = {key: state.get(key) for key in keys}
         changes = compacted({key: value for key, value in values.items() if value is not None})
         if changes:
             await state.remember(changes)
@@ -191,8 +192,8 @@ class S3Sink:
         the cursor is behind it also after a crash, and that they are not needed once more.
         """
         state = self._known_state
-        keys = [key for key in state if key.startswith(PLAN_PREFIX)]
-        plans = [state.get(key) for key in keys]
+        keys = state.keys()
+        plans = [state.get(key) for key in keys if key.startswith(PLAN_PREFIX)]
         kept = {WindowPlan.decode(data).window for data in plans if data is not None}
         kept |= self._under_way
         await asyncio.to_thread(_delete_others, state.directory, kept)

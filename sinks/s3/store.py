@@ -245,7 +245,7 @@ class ObjectStore:
         """
         await self._upload_ask("DELETE", key, {"uploadId": upload_id})
 
-    async def uploads(self, prefix: str) -> list[tuple[str, str]]:
+    async def uploads(self, prefix: str) -> Sequence[tuple[str, str]]:
         """Key and id of uploads that were begun, of keys that begin so: at most a thousand."""
         query = {"uploads": "", "prefix": prefix, "encoding-type": "url"}
         page = await self._xml("GET", "", query, "ListMultipartUploadsResult")
@@ -260,14 +260,9 @@ class ObjectStore:
         ours = {f"{_META}{name}": value for name, value in metadata.items() if value}
         return {"content-type": media_type, **ours, **self._settings.object_headers}
 
-    def _condition(self, *, create_only: bool) -> dict[str, str]:
-        if not create_only:
-            return {}
-        if self._settings.store == "gcs":
-            # Its XML interface has no If-None-Match for writes; a probe tells whether this holds
-            # (cloud.google.com/storage/docs/xml-api/reference-headers).
-            return {"x-goog-if-generation-match": "0"}
-        return {"if-none-match": "*"}
+    @staticmethod
+    def _condition(*, create_only: bool) -> dict[str, str]:
+        return {"if-none-match": "*"} if create_only else {}
 
     async def _xml(
         self,
