@@ -34,10 +34,11 @@ from forwarder.stored_tail import StoredTails
 from forwarder.stream_limits import StreamLimits
 from forwarder.supervisor import Supervisor
 from forwarder.tasks import endless, first_error, first_of
+from sinks.archive import Archiving
 from sinks.registry import available
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+    from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 
     from forwarder.admin.systemd import ServiceManager
     from forwarder.checking import Finding
@@ -47,6 +48,7 @@ if TYPE_CHECKING:
     from forwarder.model import StreamInfo
     from forwarder.source.interface import LogSource
     from forwarder.spool.sqlite import SqliteSpool
+    from sinks.archive import Archive
     from sinks.registry import SinkType
     from sinks.settings import SinkSettings
 
@@ -61,7 +63,7 @@ _UNHEARD_AFTER_S = 120.0
 #: How often frames that every sink is past are deleted.
 PRUNE_INTERVAL_S = 5.0
 
-#: How often dead letters are looked for that are to be sent again.
+#: How often is looked for what is to be sent again: dead letters, and ranges of lines.
 REPLAY_INTERVAL_S = 2.0
 
 
@@ -129,12 +131,14 @@ def make_limits(settings: SourceSettings, clock: Clock) -> StreamLimits:
     )
 
 
-def spool_limits(settings: SpoolSettings) -> SpoolLimits:
-    """What the spool may take on disk."""
+def spool_limits(settings: SpoolSettings, *, keep_tail_ns: int) -> SpoolLimits:
+    """What the spool may take on disk, and how long; the newest of a stream is its own matter."""
     return SpoolLimits(
         max_bytes=settings.max_size,
         drop_oldest=settings.when_full == "drop_oldest",
         ballast_bytes=settings.ballast,
+        keep_ns=round(settings.keep * 1_000_000_000),
+        keep_tail_ns=keep_tail_ns,
     )
 
 
@@ -162,6 +166,21 @@ async def check(settings: Settings) -> list[Finding]:
         return await check_all(source, settings.sandboxes, sinks)
     finally:
         await source.close()
+
+
+def archive_of(
+    settings: Settings, name: str, remembered: Mapping[str, bytes] | None
+) -> Archive | None:
+    """The archive that a sink writes; None when it is a sink that cannot be read back.
+
+    Args:
+        settings: The configuration.
+        name: The sink.
+        remembered: What it remembers; see `sinks.archive.Archiving`.
+    """
+    section = settings.sinks[name]
+    sink = available()[section.type].build(name, section)
+    return sink.archive(remembered) if isinstance(sink, Archiving) else None
 
 
 class Daemon:
@@ -258,7 +277,9 @@ class Daemon:
                 state,
                 now=clock.time_ns,
                 new_spool=new_spool,
-                limits=spool_limits(settings.spool),
+                limits=spool_limits(
+                    settings.spool, keep_tail_ns=follow_settings(settings.source).keep_tail_ns
+                ),
                 on_gap=metrics.gave_up,
             )
             source = make_source(settings.source)
@@ -387,7 +408,7 @@ class Daemon:
             await self.spool.prune(keep_tail_ns=keep_ns)
 
     async def _replay(self) -> None:
-        """Let every sink look whether somebody wants dead letters to be sent again."""
+        """Let every sink look whether somebody wants something to be sent again."""
         while True:
             await self._clock.sleep(REPLAY_INTERVAL_S)
             for dispatcher in self.dispatchers:
@@ -451,4 +472,6 @@ class Daemon:
             batch_bytes=self.settings.spool.batch_bytes,
             clock=self._clock,
             plan=settings.plan,
+            exactly_once=settings.exactly_once,
+            state_dir=self.settings.state_dir,
         )

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from forwarder.config import SandboxSelector
     from forwarder.source.interface import LogSource
     from sinks.interface import Sink
+    from sinks.window import WindowSink
 
 #: Who has not answered by then does not answer.
 CHECK_S = 30.0
@@ -61,7 +62,7 @@ class Finding:
 async def check_all(
     source: LogSource,
     selectors: Sequence[SandboxSelector],
-    sinks: Mapping[str, tuple[str, Sink]],
+    sinks: Mapping[str, tuple[str, Sink | WindowSink]],
     *,
     timeout_s: float = CHECK_S,
 ) -> list[Finding]:
@@ -120,7 +121,7 @@ async def _look_for(source: LogSource, selectors: Sequence[SandboxSelector]) -> 
     return text + (f"; it does not know {', '.join(unknown)}" if unknown else "")
 
 
-async def _check_sink(name: str, kind: str, sink: Sink) -> Finding:
+async def _check_sink(name: str, kind: str, sink: Sink | WindowSink) -> Finding:
     if not isinstance(sink, Checkable):
         text = "this kind of sink cannot be asked without writing to it"
         return Finding(name, kind, Verdict.NOT_CHECKED, text)

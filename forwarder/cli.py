@@ -15,6 +15,7 @@ import structlog
 import typer
 
 from forwarder import errors, process, running
+from forwarder.cli_archive import archive_group
 from forwarder.cli_letters import letters_group
 from forwarder.cli_parts import (
     ConfigOption,
@@ -25,6 +26,7 @@ from forwarder.cli_parts import (
     print_json,
     show,
 )
+from forwarder.cli_replay import replay
 from forwarder.cli_spool import spool_group
 from forwarder.logs import configure_logs, daemon_logs
 
@@ -44,6 +46,7 @@ app = typer.Typer(
 
 app.add_typer(spool_group)
 app.add_typer(letters_group)
+app.add_typer(archive_group)
 
 
 def main() -> NoReturn:
@@ -265,6 +268,9 @@ def checkpoints(config: ConfigOption, *, as_json: JsonOption = False) -> None:
 
     with exits():
         show(commands.checkpoints(running.load(config)), render_checkpoints, as_json=as_json)
+
+
+app.command()(replay)
 
 
 @app.command()

@@ -9,30 +9,31 @@ from __future__ import annotations
 
 import asyncio
 from dataclasses import replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, cast
 
 import structlog
 
 from forwarder.cursor import Cursor
-from forwarder.delivering import dead_letters, deliver
 from forwarder.errors import SpoolError
-from forwarder.gathering import Gathering
+from forwarder.feeding import BatchFeed
 from forwarder.model import SinkHealth
 from forwarder.outlet import SinkOutlet
-from forwarder.replaying import Replaying
 from forwarder.retry import until_spool_answers
 from forwarder.sink_state import EngineState
-from forwarder.spool.interface import Delivery
 from forwarder.tasks import first_error, first_of
-from forwarder.window import Settled, Window
-from sinks.plan import DeliveryPlan
+from forwarder.unrefusing import Unrefusing
+from forwarder.window import Window
+from forwarder.windowing import WindowFeed
+from sinks.plan import FOR_EVER_S, DeliveryPlan
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from forwarder.clock import Clock
-    from forwarder.delivering import Outcome
-    from forwarder.parcels import Parcel
     from forwarder.spool.interface import Spool
+    from forwarder.window import Shipment
     from sinks.interface import Sink
+    from sinks.window import WindowSink
 
 __all__ = ["Dispatcher", "SinkHealth"]
 
@@ -51,13 +52,15 @@ class Dispatcher:
     def __init__(
         self,
         name: str,
-        sink: Sink,
+        sink: Sink | WindowSink,
         *,
         spool: Spool,
         from_oldest: bool,
         batch_bytes: int,
         clock: Clock,
         plan: DeliveryPlan | None = None,
+        exactly_once: bool = False,
+        state_dir: Path | None = None,
     ) -> None:
         """Touches nothing until `run`.
 
@@ -69,6 +72,8 @@ class Dispatcher:
             batch_bytes: The size of a batch, where the plan has none.
             clock: What waits.
             plan: How to deliver.
+            exactly_once: The sink holds each line once, so that no range is sent to it again.
+            state_dir: Below it a sink of windows has a directory of its own.
         """
         self.name = name
         self._spool = spool
@@ -76,15 +81,29 @@ class Dispatcher:
         self._clock = clock
         self._log = structlog.get_logger().bind(sink=name)
         plan = plan or DeliveryPlan()
-        self._plan = replace(plan, max_bytes=plan.max_bytes or batch_bytes)
-        self._outlet = SinkOutlet(name, sink, plan=self._plan, spool=spool, clock=clock)
-        self._gathering = Gathering(name, spool, self._plan, clock)
+        self._plan = plan = replace(plan, max_bytes=plan.max_bytes or batch_bytes)
+        self._state_dir = state_dir
         # A batch has its place until it and all before it are settled. With one place nothing comes
         # between a batch and what a sink that keeps order remembers of it.
         self._places = asyncio.Semaphore(1 if plan.in_flight == 1 else _WINDOW * plan.in_flight)
-        self._replaying = Replaying(
-            name, spool, self._outlet, self._gathering, clock, places=self._places
-        )
+        self._feed: BatchFeed | WindowFeed
+        limits = plan.window
+        if limits is None:
+            self._outlet = SinkOutlet(name, cast("Sink", sink), plan=plan, spool=spool, clock=clock)
+            self._feed = BatchFeed(
+                name,
+                spool,
+                self._outlet,
+                plan,
+                clock,
+                places=self._places,
+                exactly_once=exactly_once,
+            )
+        else:
+            guarded = Unrefusing(cast("WindowSink", sink))
+            whole = replace(plan, give_up_after_s=FOR_EVER_S)
+            self._outlet = SinkOutlet(name, guarded, plan=whole, spool=spool, clock=clock)
+            self._feed = WindowFeed(name, spool, self._outlet, limits, clock)
         self._window = Window()
         self._cursor: asyncio.Future[Cursor] = asyncio.get_running_loop().create_future()
         # Whether there may be more dead letters than were counted last.
@@ -109,7 +128,9 @@ class Dispatcher:
             self._log.error("sink missed lines while it was not configured", lines=record.missed)
         cursor = Cursor(self.name, record.cursor, spool=self._spool, clock=self._clock)
         self._cursor.set_result(cursor)
-        state = EngineState(self.name, self._spool, cursor, dict(record.state))
+        state = EngineState(
+            self.name, self._spool, cursor, dict(record.state), state_dir=self._state_dir
+        )
         try:
             await first_of(cursor.run(), self._carry(cursor, state))
         finally:
@@ -123,35 +144,35 @@ class Dispatcher:
 
         From now on no batch waits for more records to come.
         """
-        self._gathering.hurry()
+        self._feed.hurry()
         cursor = await asyncio.shield(self._cursor)
         await cursor.wait_past(frame_id)
 
     def replay(self) -> None:
-        """Look whether there are dead letters to be sent again."""
-        self._replaying.look()
+        """Look whether there are dead letters, or ranges of lines, to be sent again."""
+        self._feed.look()
 
     async def _carry(self, cursor: Cursor, state: EngineState) -> None:
         """Open the sink; then read and deliver, for ever."""
-        parcels = self._gathering.parcels(cursor, state)
-        upcoming = asyncio.ensure_future(anext(parcels))
+        shipments = self._feed.shipments(cursor, state)
+        upcoming = asyncio.ensure_future(anext(shipments))
         try:
             await self._outlet.open(state)
             await self._outlet.running()
             async with asyncio.TaskGroup() as tasks:
-                tasks.create_task(self._replaying.run(state))
+                tasks.create_task(self._feed.resend(state))
                 while True:
-                    parcel = await upcoming
-                    upcoming = asyncio.ensure_future(anext(parcels))
+                    shipment = await upcoming
+                    upcoming = asyncio.ensure_future(anext(shipments))
                     await self._take_place(cursor)
-                    number = self._window.begin(parcel.through_id)
-                    tasks.create_task(self._settle(parcel, number, cursor))
+                    number = self._window.begin(shipment.through_id)
+                    tasks.create_task(self._settle(shipment, number, cursor))
         except BaseExceptionGroup as group:
             raise first_error(group.subgroup(SpoolError) or group) from group
         finally:
             upcoming.cancel()
             await asyncio.gather(upcoming, return_exceptions=True)
-            await parcels.aclose()
+            await shipments.aclose()
 
     async def _take_place(self, cursor: Cursor) -> None:
         """Return when a batch may begin.
@@ -185,13 +206,10 @@ class Dispatcher:
         self._letters_came |= not has_room
         return has_room
 
-    async def _settle(self, parcel: Parcel, number: int, cursor: Cursor) -> None:
-        """Deliver a batch, set aside what is refused, and move the cursor as far as it may."""
-        outcome = await deliver(parcel.batch, self._outlet)
+    async def _settle(self, shipment: Shipment, number: int, cursor: Cursor) -> None:
+        """Deliver it, set aside what is refused, and move the cursor as far as it may."""
+        settled = await shipment.deliver()
         # No await from here to where it is counted: what was confirmed is not delivered again.
-        if outcome.too_large_bytes:
-            self._gathering.take_less(outcome.too_large_bytes)
-        settled = self._settled(parcel, outcome)
         self._letters_came |= bool(settled.letters)
         lowest = self._window.lowest
         move = self._window.settle(number, settled)
@@ -201,23 +219,3 @@ class Dispatcher:
         for _ in range(self._window.lowest - lowest):
             self._places.release()
         await self._outlet.note()
-
-    def _settled(self, parcel: Parcel, outcome: Outcome) -> Settled:
-        """What is committed of an outcome."""
-        batch = parcel.batch
-        letters = dead_letters(
-            batch.slices, parcel.stream_ids, outcome, now_ns=self._clock.time_ns()
-        )
-        refused = sum(letter.lines for letter in letters)
-        dropped = min(outcome.unnamed, batch.line_count - refused)
-        delivery = Delivery(
-            delivered=batch.line_count - refused - dropped, dead_lettered=refused, dropped=dropped
-        )
-        if letters:
-            self._log.error(
-                "records refused for good, kept as dead letters",
-                records=len(outcome.refused) + outcome.unnamed,
-                status=letters[0].status,
-                reason=letters[0].reason,
-            )
-        return Settled(outcome.changes, delivery, letters)

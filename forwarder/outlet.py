@@ -8,7 +8,7 @@ asked by one request and not by many.
 from __future__ import annotations
 
 import asyncio
-from typing import TYPE_CHECKING, Protocol, TypeVar
+from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
 import structlog
 
@@ -17,7 +17,9 @@ from forwarder.model import SinkHealth
 from forwarder.retry import Backoff
 from forwarder.tasks import asked_to_stop
 from sinks.interface import (
+    Batch,
     BatchRejectedError,
+    Described,
     PartlyDeliveredError,
     Refusal,
     SinkMisconfiguredError,
@@ -30,8 +32,10 @@ if TYPE_CHECKING:
 
     from forwarder.clock import Clock
     from forwarder.spool.interface import Spool
-    from sinks.interface import Batch, Sink, StateChanges
+    from forwarder.unrefusing import Unrefusing
+    from sinks.interface import Sink, StateChanges
     from sinks.plan import DeliveryPlan
+    from sinks.window import Window
 
 _T = TypeVar("_T")
 
@@ -53,7 +57,7 @@ class SinkOutlet:
     """One sink, and how it is."""
 
     def __init__(
-        self, name: str, sink: Sink, *, plan: DeliveryPlan, spool: Spool, clock: Clock
+        self, name: str, sink: Sink | Unrefusing, *, plan: DeliveryPlan, spool: Spool, clock: Clock
     ) -> None:
         self._name = name
         self._sink = sink
@@ -134,7 +138,7 @@ class SinkOutlet:
         except Exception as error:  # noqa: BLE001 - the sink guard: any verdict, or a bug
             self._log.error("sink did not close", exc_info=error)
 
-    async def write(self, batch: Batch) -> StateChanges:
+    async def write(self, batch: Batch | Window) -> StateChanges:
         """Attempt until the destination has said something final, however long that takes.
 
         What comes back is what the sink wants to remember from now on; it finds it in its state.
@@ -189,7 +193,7 @@ class SinkOutlet:
             else:
                 self._noted = (health, detail)
 
-    async def _in_turn(self, batch: Batch, begun_s: float) -> StateChanges | None:
+    async def _in_turn(self, batch: Batch | Window, begun_s: float) -> StateChanges | None:
         """One attempt, after the pause if there is trouble; None when another one is needed."""
         if not self._troubled:
             return await self._try(batch, begun_s)
@@ -209,7 +213,7 @@ class SinkOutlet:
         if not self._opened:
             await self.open(self._state)
 
-    async def _try(self, batch: Batch, begun_s: float) -> StateChanges | None:
+    async def _try(self, batch: Batch | Window, begun_s: float) -> StateChanges | None:
         """One attempt; None when the same is to be tried again."""
         seen = self._failures
         try:
@@ -232,13 +236,14 @@ class SinkOutlet:
         self._state.apply(changes)
         return changes
 
-    async def _attempt(self, batch: Batch) -> StateChanges:
+    async def _attempt(self, batch: Batch | Window) -> StateChanges:
         """One write, within its time."""
         self._writing += 1
         self._idle.clear()
         try:
             # A sink whose author forgot to return something has returned all the same.
-            return await self._within_time(self._sink.write(batch)) or {}
+            write: Callable[[Any], Awaitable[StateChanges]] = self._sink.write
+            return await self._within_time(write(batch)) or {}
         finally:
             self._writing -= 1
             if not self._writing:
@@ -265,7 +270,7 @@ class SinkOutlet:
             raise RuntimeError("the sink was cancelled, and nobody asked for that") from error
 
     def _took_some(
-        self, error: PartlyDeliveredError, batch: Batch, begun_s: float, seen: int
+        self, error: PartlyDeliveredError, batch: Batch | Window, begun_s: float, seen: int
     ) -> None:
         """What a verdict about some of the records means for the pace; it is the caller's matter.
 
@@ -273,7 +278,7 @@ class SinkOutlet:
             PartlyDeliveredError: It; save that a batch of which nothing was taken yet is tried
                 again as a whole.
         """
-        count, again = batch.record_count, set(error.again) - error.refused.keys()
+        count, again = _record_count(batch), set(error.again) - error.refused.keys()
         if not all(0 <= index < count for index in again | error.refused.keys()):
             self._failed(IndexError(f"a verdict names records that are not sent: {error}"), seen)
             return
@@ -325,7 +330,7 @@ class SinkOutlet:
                 self._turn_to(SinkHealth.RETRYING, f"bug: {error!r}")
                 return self._backoff.next_s()
 
-    def _give_up(self, error: Exception, batch: Batch, begun_s: float) -> None:
+    def _give_up(self, error: Exception, batch: Batch | Window, begun_s: float) -> None:
         """Set aside what was tried for too long; what is held is never given up.
 
         Raises:
@@ -337,7 +342,7 @@ class SinkOutlet:
             return
         reason = Refusal(f"given up: {error}", "given_up", maybe_stored=True)
         raise PartlyDeliveredError(
-            str(error), refused=dict.fromkeys(range(batch.record_count), reason)
+            str(error), refused=dict.fromkeys(range(_record_count(batch)), reason)
         )
 
     def _block(self, detail: str) -> None:
@@ -347,6 +352,8 @@ class SinkOutlet:
 
     def _turn_to(self, health: SinkHealth, detail: str = "") -> None:
         before = self.health
+        if health is SinkHealth.RUNNING and isinstance(self._sink, Described):
+            detail = self._sink.description
         self._answered = (health, detail)
         self._tell(before)
 
@@ -356,3 +363,8 @@ class SinkOutlet:
         if health is not before:
             level = self._log.info if health is SinkHealth.RUNNING else self._log.error
             level(f"sink {health}", **({"detail": detail} if detail else {}))
+
+
+def _record_count(batch: Batch | Window) -> int:
+    """How many records can be named; a window has none that are spoken of alone."""
+    return batch.record_count if isinstance(batch, Batch) else 0

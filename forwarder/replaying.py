@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import asyncio
 from typing import TYPE_CHECKING
 
-import structlog
-
-from forwarder.delivering import Outcome, dead_letters, deliver
+from forwarder.delivering import Outcome, dead_letters
 from forwarder.parcels import fill
+from forwarder.resending import Resending
 from forwarder.retry import until_spool_answers
 from forwarder.slices import make_slice, split
 from forwarder.spool.interface import Replayed
@@ -17,64 +15,26 @@ from sinks.interface import Batch
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from forwarder.clock import Clock
-    from forwarder.delivering import Outlet
-    from forwarder.gathering import Gathering
     from forwarder.model import DeadLetter, HeldLetter
     from forwarder.sink_state import EngineState
-    from forwarder.spool.interface import Spool
     from sinks.interface import Slice
 
 
-class Replaying:
-    """Sends dead letters of one sink again, when it is told to look for them."""
+class Replaying(Resending):
+    """Sends dead letters of one sink again.
 
-    def __init__(
-        self,
-        name: str,
-        spool: Spool,
-        outlet: Outlet,
-        gathering: Gathering,
-        clock: Clock,
-        *,
-        places: asyncio.Semaphore,
-    ) -> None:
-        """Touch nothing until `run`.
+    A letter leaves only in the transaction that says what became of it: one that was sent when a
+    crash came is sent once more.
+    """
 
-        Args:
-            name: The sink's.
-            spool: Where its dead letters are.
-            outlet: Where they are sent.
-            gathering: Knows the limits and the streams.
-            clock: What waits.
-            places: One is taken as a batch takes one; so with one place nothing comes between.
-        """
-        self._name = name
-        self._spool = spool
-        self._outlet = outlet
-        self._gathering = gathering
-        self._clock = clock
-        self._places = places
-        self._wanted = asyncio.Event()
-        self._log = structlog.get_logger().bind(sink=name)
-
-    def look(self) -> None:
-        """Look whether there are any."""
-        self._wanted.set()
-
-    async def run(self, state: EngineState) -> None:
-        """Send them whenever told to look, until cancelled.
-
-        A letter leaves only in the transaction that says what became of it: one that was sent when
-        a crash came is sent once more.
-        """
-        while True:
-            await self._wanted.wait()
-            self._wanted.clear()
-            while letters := await until_spool_answers(self._letters, clock=self._clock):
-                count = fill((one.letter for one in letters), self._gathering.limits).count
-                async with self._places:
-                    await self._send(letters[:count], state)
+    async def _send_some(self, state: EngineState) -> bool:
+        """Send a batch of them."""
+        letters = await until_spool_answers(self._letters, clock=self._clock)
+        if letters:
+            count = fill((one.letter for one in letters), self._gathering.limits).count
+            async with self._places:
+                await self._send(letters[:count], state)
+        return bool(letters)
 
     async def _letters(self) -> Sequence[HeldLetter]:
         return await self._spool.letters_to_replay(
@@ -87,9 +47,7 @@ class Replaying:
         for slices in self._batches(letters):
             # Frames' ids have no meaning here; a letter's cannot be mistaken for one of those.
             batch = Batch(-letters[-1].id, -letters[0].id, slices)
-            outcome = await deliver(batch, self._outlet)
-            if changes := outcome.changes:
-                await until_spool_answers(lambda: state.store(changes), clock=self._clock)
+            outcome = await self._deliver(batch, state)
             self._settle(settled, letters, slices, outcome)
         await until_spool_answers(
             lambda: self._spool.settle_replay(self._name, settled), clock=self._clock

@@ -6,9 +6,11 @@ from typing import TYPE_CHECKING
 
 from forwarder.errors import SpoolUnavailableError
 from sinks.interface import SinkUnavailableError
+from sinks.template import safe_name
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
+    from pathlib import Path
 
     from forwarder.cursor import Cursor
     from forwarder.spool.interface import Spool
@@ -20,11 +22,37 @@ ENGINE_PREFIX = "engine:"
 class EngineState:
     """The state of one sink, as committed and with what was delivered since."""
 
-    def __init__(self, name: str, spool: Spool, cursor: Cursor, values: dict[str, bytes]) -> None:
+    def __init__(
+        self,
+        name: str,
+        spool: Spool,
+        cursor: Cursor,
+        values: dict[str, bytes],
+        state_dir: Path | None = None,
+    ) -> None:
         self._name = name
+        self._state_dir = state_dir
         self._spool = spool
         self._cursor = cursor
         self._values = values
+
+    @property
+    def directory(self) -> Path:
+        """A directory of the sink's own; made when it is asked for.
+
+        Raises:
+            SinkUnavailableError: It cannot be made.
+        """
+        assert self._state_dir is not None, "a sink that writes files is given a place"
+        parent = self._state_dir / "sinks"
+        directory = parent / safe_name(self._name)
+        try:
+            parent.mkdir(mode=0o700, exist_ok=True)
+            directory.mkdir(mode=0o700, exist_ok=True)
+        except OSError as error:
+            text = f"{directory} cannot be made: {error.strerror}"
+            raise SinkUnavailableError(text) from error
+        return directory
 
     def get(self, key: str) -> bytes | None:
         """The value last remembered under this key."""

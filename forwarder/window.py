@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING
 from forwarder.spool.interface import Delivery
 
 if TYPE_CHECKING:
+    from collections.abc import Awaitable, Callable
+
     from forwarder.model import DeadLetter
     from sinks.interface import StateChanges
 
@@ -30,6 +32,20 @@ class Settled:
         self.changes.update(other.changes)
         self.delivery += other.delivery
         self.letters.extend(other.letters)
+
+
+@dataclass(frozen=True, slots=True)
+class Shipment:
+    """Something to deliver, and where the cursor may stand when it and all before it are settled.
+
+    Attributes:
+        through_id: The frame whose end it reaches; 0 in the middle of one.
+        deliver: Delivers it, however long that takes; nothing is awaited behind the destination's
+            confirmation, so that what was confirmed is counted.
+    """
+
+    through_id: int
+    deliver: Callable[[], Awaitable[Settled]]
 
 
 @dataclass(frozen=True, slots=True)

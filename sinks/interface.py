@@ -317,6 +317,16 @@ class Sink(Protocol):
 
 
 @runtime_checkable
+class Described(Protocol):
+    """What a sink may have besides: something that status should say while all is well."""
+
+    @property
+    def description(self) -> str:
+        """Such as which promise its destination allows; may be empty."""
+        ...
+
+
+@runtime_checkable
 class Checkable(Protocol):
     """What a sink may have besides: an answer to the command `check`."""
 

@@ -14,12 +14,13 @@ import re
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from functools import lru_cache
+from types import MappingProxyType
 from typing import TYPE_CHECKING
 
 from sinks.shapes import SAFE_BYTES, Shape
 
 if TYPE_CHECKING:
-    from collections.abc import Collection, Mapping, Sequence
+    from collections.abc import Mapping, Sequence
 
     from sinks.interface import Stream
 
@@ -37,6 +38,8 @@ _MIN_VALUE_BYTES = _DIGEST_CHARACTERS + 8
 
 #: What stands for them in a pattern.
 _STAMP_PATTERNS = {"date": "[0-9]{4}-[0-9]{2}-[0-9]{2}", "hour": "[0-9]{2}"}
+
+_NONE_MORE: Mapping[str, int] = MappingProxyType({})
 
 _TOKEN = re.compile(r"\{\{|\}\}|\{([^{}]*)\}|[{}]|[^{}]+")
 _NS_PER_S = 1_000_000_000
@@ -66,12 +69,13 @@ class Template:
     _parts: tuple[str | _Field, ...]
 
     @classmethod
-    def parse(cls, text: str, *, more: Collection[str] = ()) -> Template:
+    def parse(cls, text: str, *, more: Mapping[str, int] = _NONE_MORE) -> Template:
         """Read a template such as `/var/log/{sandbox_id}/{date}.log`.
 
         Args:
             text: The template.
-            more: Names that it may use besides, whose values are given to `render`.
+            more: Names that it may use besides, and how many bytes their values have at most. The
+                values are given to `render`.
 
         Raises:
             TemplateError: An unknown name, a stray brace, a `..`, or no file name at the end.
@@ -79,7 +83,14 @@ class Template:
         parts = _scan(text, (*FIELDS, *more))
         fields = frozenset(part.name for part in parts if isinstance(part, _Field))
         _check_shape("".join(_literal(part) for part in parts))
-        return cls(text, fields, _share_room(parts))
+        return cls(text, fields, _share_room(parts, {**_STAMP_FIELDS, **more}))
+
+    @property
+    def max_bytes(self) -> int:
+        """No path is longer, whatever the values."""
+        return sum(
+            len(part.encode()) if isinstance(part, str) else part.max_bytes for part in self._parts
+        )
 
     @property
     def needs_stamp(self) -> bool:
@@ -121,6 +132,10 @@ class Template:
         """The directory that no value has a part in, with its final slash; empty when relative."""
         literal = self._parts[0] if isinstance(self._parts[0], str) else ""
         return literal[: literal.rfind("/") + 1]
+
+    def spelled(self, names: Mapping[str, str]) -> str:
+        """The template with other text in place of its fields, by their names."""
+        return "".join(part if isinstance(part, str) else names[part.name] for part in self._parts)
 
     def render(
         self, stream: Stream, stamp_ns: int = 0, more: Mapping[str, str] | None = None
@@ -222,6 +237,8 @@ def _check_shape(sample: str) -> None:
         raise TemplateError("empty path")
     if any(ord(character) < ord(" ") or ord(character) == 0x7F for character in sample):  # noqa: PLR2004 - DEL
         raise TemplateError("control characters are not allowed in a path")
+    if any("\ud800" <= character <= "\udfff" for character in sample):
+        raise TemplateError("a lone surrogate is no text, and not allowed in a path")
     if sample.startswith("~"):
         raise TemplateError("'~' is not expanded: write the home directory out")
     names = sample.split("/")
@@ -231,12 +248,20 @@ def _check_shape(sample: str) -> None:
         raise TemplateError("the path names a directory: it must end in a file name")
 
 
-def _share_room(parts: tuple[str | _Field, ...]) -> tuple[str | _Field, ...]:
-    """Give each value so much room that its path component stays a legal file name."""
+def _share_room(
+    parts: tuple[str | _Field, ...], lengths: Mapping[str, int]
+) -> tuple[str | _Field, ...]:
+    """Give each value so much room that its path component stays a legal file name.
+
+    Args:
+        parts: The template's.
+        lengths: How long the values of some fields are; those keep their room.
+    """
     shared: list[str | _Field] = []
     for component in _components(parts):
-        fixed = sum(_fixed_bytes(part) for part in component)
-        values = [part for part in component if _is_value(part)]
+        fixed = sum(_fixed_bytes(part, lengths) for part in component)
+        fields = [part for part in component if isinstance(part, _Field)]
+        values = [field for field in fields if field.name not in lengths]
         room = min(MAX_VALUE_BYTES, (_MAX_COMPONENT_BYTES - fixed) // max(1, len(values)))
         if room < (_MIN_VALUE_BYTES if values else 0):
             raise TemplateError("too much in one file name: names have room for 240 bytes")
@@ -244,7 +269,7 @@ def _share_room(parts: tuple[str | _Field, ...]) -> tuple[str | _Field, ...]:
             if isinstance(part, str):
                 _add_literal(shared, part)
             else:
-                shared.append(_Field(part.name, room))
+                shared.append(_Field(part.name, lengths.get(part.name, room)))
     return tuple(shared)
 
 
@@ -262,11 +287,7 @@ def _components(parts: tuple[str | _Field, ...]) -> list[list[str | _Field]]:
     return components
 
 
-def _is_value(part: str | _Field) -> bool:
-    return isinstance(part, _Field) and part.name not in _STAMP_FIELDS
-
-
-def _fixed_bytes(part: str | _Field) -> int:
+def _fixed_bytes(part: str | _Field, lengths: Mapping[str, int]) -> int:
     if isinstance(part, str):
         return len(part.removesuffix("/").encode())
-    return _STAMP_FIELDS.get(part.name, 0)
+    return lengths.get(part.name, 0)

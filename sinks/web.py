@@ -136,7 +136,8 @@ class WebClient:
         """A GET whose answer may be large: its status and headers, and its body in pieces.
 
         The body of anything but a success is in the answer, as much of it as `request` reads; then
-        there are no pieces. The only limit of time is that of silence.
+        there are no pieces. `timeout` ends when the pieces begin; for them there is only the limit of
+        silence.
 
         Raises:
             SinkUnavailableError: No answer, or it broke off; also from the pieces.
@@ -147,10 +148,12 @@ class WebClient:
             await self._renew()
         async with AsyncExitStack() as stack:
             with self._border(url):
-                response = await stack.enter_async_context(
-                    self._response("GET", url, None, {**secret, **headers})
-                )
-                refused = None if response.is_success else await _read(response, MAX_ANSWER_BYTES)
+                async with asyncio.timeout(self._settings.timeout):
+                    response = await stack.enter_async_context(
+                        self._response("GET", url, None, {**secret, **headers})
+                    )
+                    success = response.is_success
+                    refused = None if success else await _read(response, MAX_ANSWER_BYTES)
             if refused is not None:
                 yield concealed(refused, [*secret.values(), url]), _nothing()
             else:

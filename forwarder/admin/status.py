@@ -8,7 +8,8 @@ meaning. Times are RFC 3339 in UTC with nanoseconds, or null when unknown; sizes
     daemon        running, pid (null when none runs, or when it is not known)
     spool         id, frames, size_bytes (the database's file), wal_bytes (its write-ahead log),
                   used_bytes (both, without free pages), max_bytes (`spool.max_size`, or null),
-                  oldest_frame (when the oldest frame held was received)
+                  oldest_frame (when the oldest frame held was received), kept_lines, kept_bytes
+                  (held although every sink is past them: tails of streams, and `spool.keep`)
     notes         name, text, since, state_age_s: what is wrong beside the numbers; `discovery` is
                   there while the API does not say which sandboxes there are, `spool` while the
                   spool takes nothing, or when it was found older than what it has delivered
@@ -19,7 +20,9 @@ meaning. Times are RFC 3339 in UTC with nanoseconds, or null when unknown; sizes
                   oldest_pending, oldest_pending_age_s: when the oldest pending line was received,
                   dropped_for (`dropped`, by reason), dead_letters, dead_letter_bytes,
                   dead_letter_max_bytes (null when not known), replaying (of the dead letters,
-                  those that are to be sent again)
+                  those that are to be sent again), ranges (since, until, sandbox_id, asked_lines,
+                  lines, refused, asked_at, ended_at: what the command replay sends again, the
+                  first of them first), last_range (the last one that ended, or null)
     streams       sandbox_id, container, display_name, state, detail, since, state_age_s, lines,
                   bytes, last_stamp, gaps, gaps_filled, generation
 
@@ -43,7 +46,7 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
 
     from forwarder.admin.parts import Document
-    from forwarder.spool.interface import SinkOverview, SpoolOverview, StreamOverview
+    from forwarder.spool.interface import RangeReplay, SinkOverview, SpoolOverview, StreamOverview
 
 __all__ = ["render_status", "status_document"]
 
@@ -79,6 +82,8 @@ def status_document(
             "used_bytes": overview.used_bytes,
             "max_bytes": overview.max_bytes,
             "oldest_frame": rfc3339(overview.oldest_frame_ns),
+            "kept_lines": overview.kept_lines,
+            "kept_bytes": overview.kept_bytes,
         },
         "notes": [
             {"name": note.name, "text": note.text, **_since(note.since_ns, now_ns)}
@@ -100,6 +105,8 @@ def status_document(
 def _sink(sink: SinkOverview, max_bytes: int | None, now_ns: int) -> Document:
     known = asdict(sink)
     oldest_ns = known.pop("oldest_pending_ns")
+    known["ranges"] = [_range(one) for one in sink.ranges]
+    known["last_range"] = None if sink.last_range is None else _range(sink.last_range)
     return {
         "name": known.pop("name"),
         "state": known.pop("state"),
@@ -109,6 +116,19 @@ def _sink(sink: SinkOverview, max_bytes: int | None, now_ns: int) -> Document:
         "dead_letter_max_bytes": max_bytes,
         "oldest_pending": rfc3339(oldest_ns),
         "oldest_pending_age_s": age_s(oldest_ns, now_ns),
+    }
+
+
+def _range(replay: RangeReplay) -> Document:
+    return {
+        "since": rfc3339(replay.since_ns),
+        "until": None if replay.until_ns is None else rfc3339(replay.until_ns),
+        "sandbox_id": replay.sandbox_id,
+        "asked_lines": replay.asked_lines,
+        "lines": replay.lines,
+        "refused": replay.refused,
+        "asked_at": rfc3339(replay.asked_ns),
+        "ended_at": rfc3339(replay.ended_ns),
     }
 
 

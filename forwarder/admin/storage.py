@@ -124,6 +124,9 @@ def _sizes(spool: Record) -> Table:
     grid.add_row("WAL", size(spool["wal_bytes"]), "the newest commits, not yet in the file")
     grid.add_row("in use", size(spool["used_bytes"]), _limit(spool))
     grid.add_row("frames", thousands(spool["frames"]), _oldest(spool))
+    if spool["kept_lines"]:
+        lines = f"{plural(spool['kept_lines'], 'line')} that every sink has, before compression"
+        grid.add_row("kept", size(spool["kept_bytes"]), f"{lines}: tails of streams, spool.keep")
     return grid
 
 

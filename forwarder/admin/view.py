@@ -70,8 +70,15 @@ def _heading(document: Record) -> Text:
     spool = document["spool"]
     text = heading(document["daemon"])
     return text.append(
-        f"\n  spool {size(spool['size_bytes'])}, {thousands(spool['frames'])} frames", "dim"
+        f"\n  spool {size(spool['size_bytes'])}, {thousands(spool['frames'])} frames{_kept(spool)}",
+        "dim",
     )
+
+
+def _kept(spool: Record) -> str:
+    """Of what is held, what every sink has."""
+    kept = spool["kept_lines"]
+    return f"; {plural(kept, 'line')} kept, {size(spool['kept_bytes'])}" if kept else ""
 
 
 def _urgency(note: Record) -> bool:
@@ -115,7 +122,8 @@ def _sinks(sinks: Sequence[Record]) -> RenderableType:
 
 def _set_aside(sink: Record) -> str:
     """Lines that took another way than to the destination, when there are any."""
-    told = ", ".join(filter(None, (_filtered(sink), _dead_letters(sink), _dropped(sink))))
+    ways = (_filtered(sink), _dead_letters(sink), _dropped(sink), _replay(sink))
+    told = ", ".join(filter(None, ways))
     return f"({told})" if told else ""
 
 
@@ -142,6 +150,17 @@ def _dropped(sink: Record) -> str:
         for reason, lines in sink["dropped_for"].items()
     )
     return f"{thousands(sink['dropped'])} dropped" + (f": {reasons}" if reasons else "")
+
+
+def _replay(sink: Record) -> str:
+    """`replay: 1,200 of 5,000 lines, 3 refused`, of the ranges that are sent again."""
+    if not sink["ranges"]:
+        return ""
+    done, asked, refused = (
+        sum(one[key] for one in sink["ranges"]) for key in ("lines", "asked_lines", "refused")
+    )
+    again = f", {thousands(refused)} refused" if refused else ""
+    return f"replay: {thousands(done)} of {plural(asked, 'line')}{again}"
 
 
 def _summary(totals: Record) -> Text:

@@ -243,6 +243,9 @@ class SpoolSettings(Section):
     when_full: Literal["block", "drop_oldest"] = "block"
     """What happens at max_size: block stops reading until there is room; drop_oldest gives up the
     oldest lines that some sink has not got yet, each range with a gap record."""
+    keep: Annotated[Duration, Within("0s", "365d")] = 0.0
+    """How long lines stay that every sink has, so that `replay` can send them again; the first to
+    go when there is no room."""
     ballast: Annotated[ByteSize, Within("0B", "1GiB")] = 32 * 1024 * 1024
     """A file of this size is kept to be deleted when the disk is full: cleaning up needs room."""
 

@@ -17,6 +17,7 @@ from forwarder.spool import statements
 from forwarder.spool.checkpoint import cut_off
 from forwarder.spool.dead_letters import all_letter_bytes
 from forwarder.spool.dropping import Dropped, drop_oldest, drop_tails, is_any_pending
+from forwarder.spool.keeping import Keeping, Released, release_kept
 from forwarder.spool.overview import Usage, usage
 from forwarder.spool.pruning import give_space_back
 from forwarder.spool.writer import SpoolFullError
@@ -46,6 +47,7 @@ class Gate:
     Attributes:
         turn: Held while frames are handed out and while some are dropped: never both.
         handed: By sink, the newest frame that it was handed.
+        keeping: How far frames are kept that every sink is past.
     """
 
     def __init__(
@@ -72,6 +74,7 @@ class Gate:
         """
         self.turn = asyncio.Lock()
         self.handed: dict[str, int] = {}
+        self.keeping = Keeping(limits.keep_ns)
         self._writer = writer
         self._limits = limits
         self._ballast = ballast
@@ -82,8 +85,15 @@ class Gate:
         self._told = standing
         self._used_bytes = limits.max_bytes or 0  # until it is measured
         self._at_limit = False
+        self._is_full = False
         self._alarmed = False
         self._tails_dropped = False
+        self._kept_released = False
+
+    @property
+    def lacks_room(self) -> bool:
+        """Whether the disk was full when something was last to be stored."""
+        return self._is_full or self._ballast.given_up
 
     async def enter(self) -> None:
         """Return when new lines may be stored.
@@ -110,10 +120,12 @@ class Gate:
     async def entered(self, used_bytes: int) -> None:
         """New lines were stored; so much is used now."""
         self._used_bytes = used_bytes
+        self._is_full = False
         await self._tell(self._standing)
 
     async def full(self, reason: str) -> None:
         """There was no room for new lines."""
+        self._is_full = True
         await self._tell(reason)
 
     async def essential(
@@ -171,6 +183,10 @@ class Gate:
         used_bytes = await self._measure()
         if used_bytes < below_bytes:
             return used_bytes
+        if (await self.essential(self._release_kept, self._released)).frames:
+            used_bytes = await self._measure()
+            if used_bytes < below_bytes:
+                return used_bytes
         if self._limits.drop_oldest:
             async with self.turn:
                 await self._drop_oldest(below_bytes)
@@ -196,6 +212,25 @@ class Gate:
         if (await self._writer.run(usage)).used_bytes >= below_bytes:
             await self.essential(
                 lambda connection: drop_tails(connection, enough=self._enough), self._forget
+            )
+
+    def _release_kept(self, connection: sqlite3.Connection) -> Released:
+        """What is only kept for a replay goes before anything that somebody waits for."""
+        return release_kept(
+            connection,
+            self.keeping.from_id,
+            keep_tail_ns=self._limits.keep_tail_ns,
+            enough=self._enough,
+        )
+
+    def _released(self, released: Released) -> None:
+        self.keeping.pass_to(released.from_id)
+        self._forget(released.newest_id)
+        if released.frames and not self._kept_released:
+            self._kept_released = True
+            _log.warning(
+                "max_size is too small for spool.keep: less is kept for a replay; told once",
+                max_bytes=self._limits.max_bytes,
             )
 
     def _drop_mere_tails(self, connection: sqlite3.Connection) -> int:

@@ -161,6 +161,56 @@ class Replayed:
 
 
 @dataclass(frozen=True, slots=True)
+class Survey:
+    """Some consecutive frames, from the outside.
+
+    Attributes:
+        last_id: The last of them; where the survey began, when there is none.
+        stored_bytes: What they take in the database.
+        raw_bytes: What they are, as the server sent them.
+        end_id: The first that is the end of a stream; 0 without one.
+        full: Whether they have the size that was asked for.
+    """
+
+    last_id: int
+    stored_bytes: int = 0
+    raw_bytes: int = 0
+    end_id: int = 0
+    full: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class RangeReplay:
+    """A range of lines that is sent to a sink again, and how far that is.
+
+    Attributes:
+        id: That of the request.
+        since_ns: Lines with this stamp or a later one ...
+        until_ns: ... and before this one; None for all of them.
+        sandbox_id: Only of this sandbox; of all when empty.
+        upto_id: What the sink was past when it was asked for: the frames behind come anyway.
+        after_id: The frames up to this one are done.
+        asked_lines: How many lines it was when it was asked for.
+        lines: So many were delivered so far ...
+        refused: ... and so many records were refused.
+        asked_ns: When it was asked for, by the local clock.
+        ended_ns: When the last of it was done; 0 before.
+    """
+
+    id: str
+    since_ns: int
+    until_ns: int | None
+    sandbox_id: str
+    upto_id: int
+    after_id: int = 0
+    asked_lines: int = 0
+    lines: int = 0
+    refused: int = 0
+    asked_ns: int = 0
+    ended_ns: int = 0
+
+
+@dataclass(frozen=True, slots=True)
 class SinkOverview:
     """One sink's numbers: taken = delivered + filtered + dead_lettered + dropped + pending.
 
@@ -173,6 +223,8 @@ class SinkOverview:
         dead_letters: How many there are; each holds one or more records.
         dead_letter_bytes: What they count against `dead_letters.max_size`.
         replaying: Of the dead letters, those that are to be sent again.
+        ranges: What is to be sent again on request; the first may be under way.
+        last_range: The last of these that was done.
     """
 
     name: str
@@ -191,6 +243,8 @@ class SinkOverview:
     dead_letters: int = 0
     dead_letter_bytes: int = 0
     replaying: int = 0
+    ranges: Sequence[RangeReplay] = ()
+    last_range: RangeReplay | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -237,6 +291,9 @@ class SpoolOverview:
         max_bytes: That limit, where it is known; None without one.
         oldest_frame_ns: When the oldest frame held was received; 0 without one.
         gaps_unfilled: Over all streams.
+        kept_lines: Held although every sink is past them: the tails of streams, and what
+            `spool.keep` keeps.
+        kept_bytes: Of these, as the server sent them.
     """
 
     spool_id: str
@@ -250,6 +307,8 @@ class SpoolOverview:
     max_bytes: int | None = None
     oldest_frame_ns: int = 0
     gaps_unfilled: int = 0
+    kept_lines: int = 0
+    kept_bytes: int = 0
 
 
 class StreamStore(Protocol):
@@ -285,6 +344,11 @@ class Spool(StreamStore, Protocol):
     """The storage of the daemon. All methods are safe to call from one event loop."""
 
     @property
+    def spool_id(self) -> str:
+        """Which spool it is: no other one has this name, and frames are numbered within it."""
+        ...
+
+    @property
     def last_frame_id(self) -> int:
         """The id of the newest frame committed since the start, or held then; 0 without one."""
         ...
@@ -314,6 +378,21 @@ class Spool(StreamStore, Protocol):
         Raises:
             SpoolUnavailableError: A damaged frame cannot be replaced now; try again.
             SpoolUntrustedError: The database itself is damaged.
+        """
+        ...
+
+    async def survey(self, after_id: int, *, max_stored_bytes: int, max_raw_bytes: int) -> Survey:
+        """How far the frames after this one reach until they have a size, by either measure.
+
+        Their lines are not read, and nothing is handed out. Some thousand frames at a time.
+        """
+        ...
+
+    async def hand_out(self, sink: str, after_id: int, through_id: int) -> int:
+        """Promise a sink these frames: none of them is dropped until its cursor is past it.
+
+        Returns:
+            How many lines, and parts of lines, they have now.
         """
         ...
 
@@ -359,6 +438,34 @@ class Spool(StreamStore, Protocol):
         """
         ...
 
+    async def next_range(self, sink: str) -> RangeReplay | None:
+        """The range that is to be sent to the sink again first; None when there is none.
+
+        What operators ask for is carried out first; see `forwarder.spool.requests`.
+        """
+        ...
+
+    async def read_range(
+        self, sink: str, replay: RangeReplay, *, max_bytes: int
+    ) -> Sequence[Frame]:
+        """The next frames that may have something of a range, in order, about `max_bytes` of lines.
+
+        Nothing when the rest of it is done, or is not there any more. Others may be among them.
+        What is known of their streams is there until the next call.
+
+        Raises:
+            SpoolUnavailableError: See `read`.
+        """
+        ...
+
+    async def settle_range(self, sink: str, replay: RangeReplay) -> None:
+        """Store how far a range is; until it has ended its frames stay, as far as there is room.
+
+        Raises:
+            SpoolUnavailableError: Nothing was stored; try the same again.
+        """
+        ...
+
     async def remember(self, sink: str, changes: Mapping[str, bytes | None]) -> None:
         """Store what a sink must know before its cursor moves."""
         ...
@@ -386,8 +493,9 @@ class Spool(StreamStore, Protocol):
     async def prune(self, *, keep_tail_ns: int) -> int:
         """Delete frames that every sink is past, save each live stream's tail; returns how many.
 
+        Those that were taken less than `spool.keep` ago stay, as long as there is room for others.
         On a full disk it does what it can; the rest is left to the next call. What operators ask
-        of dead letters is carried out, too.
+        for is carried out, too.
         """
         ...
 

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from forwarder.spool.files import StateDir
     from forwarder.spool.gate import Gate
     from forwarder.spool.reading import Query
-    from forwarder.spool.requests import LetterRequest
+    from forwarder.spool.requests import Request
 
 _log = structlog.get_logger()
 
@@ -112,12 +112,12 @@ class LetterBox:
                     self._tell(path, "a request cannot be read", path=str(path), error=str(error))
                 else:
                     _log.warning(
-                        "dead letters: an operator's request was carried out",
+                        f"{request.about}: an operator's request was carried out",
                         wish=str(request.wish),
                         sink=request.sink,
                     )
 
-    async def _carry_out(self, request: LetterRequest) -> None:
+    async def _carry_out(self, request: Request) -> None:
         now_ns = self._now()
         after_id = 0
         while True:

@@ -12,6 +12,7 @@ from forwarder.model import Checkpoint, Gap, GapBounds, GapCause, GapKind, Strea
 from forwarder.spool.dropped import dropped_for
 from forwarder.spool.files import StateDir, connect_reader
 from forwarder.spool.interface import Note, SinkOverview, SpoolOverview, StreamOverview
+from forwarder.spool.ranges import SinkRanges, all_ranges
 from forwarder.spool.statements import GAP_COLUMNS, guarded
 
 if TYPE_CHECKING:
@@ -186,17 +187,19 @@ def _checkpoints(connection: sqlite3.Connection) -> list[StreamPosition]:
 
 
 def _overview(connection: sqlite3.Connection) -> SpoolOverview:
-    spool_id, frames, total_lines, total_bytes = connection.execute(
-        "SELECT spool_id, held_frames, total_lines, total_bytes FROM counter"
+    spool_id, frames, total_lines, total_bytes, held_lines, held_bytes = connection.execute(
+        "SELECT spool_id, held_frames, total_lines, total_bytes, held_lines, held_bytes"
+        " FROM counter"
     ).fetchone()
     used = usage(connection)
     streams = _streams(connection)
+    sinks = _sinks(connection, total_lines, total_bytes)
     return SpoolOverview(
         spool_id,
         frames=frames,
         size_bytes=used.size_bytes,
         streams=streams,
-        sinks=_sinks(connection, total_lines, total_bytes),
+        sinks=sinks,
         notes=[
             Note(*row)
             for row in connection.execute("SELECT name, text, since_ns FROM note ORDER BY name")
@@ -205,6 +208,9 @@ def _overview(connection: sqlite3.Connection) -> SpoolOverview:
         used_bytes=used.used_bytes,
         oldest_frame_ns=_received_ns(connection, 0),
         gaps_unfilled=sum(stream.gaps for stream in streams),
+        # Without a sink everything waits for one.
+        kept_lines=held_lines - max((one.pending for one in sinks), default=held_lines),
+        kept_bytes=held_bytes - max((one.pending_bytes for one in sinks), default=held_bytes),
     )
 
 
@@ -247,6 +253,8 @@ def _sinks(
         " FROM sink WHERE retired_ns = 0 ORDER BY name"
     ).fetchall()
     reasons = dropped_for(connection)
+    ranges = all_ranges(connection)
+    nothing = SinkRanges()
     return [
         SinkOverview(
             name=row[0],
@@ -265,6 +273,8 @@ def _sinks(
             dead_letters=row[12],
             dead_letter_bytes=row[13],
             replaying=row[14],
+            ranges=ranges.get(row[0], nothing).waiting,
+            last_range=next(reversed(ranges.get(row[0], nothing).done), None),
         )
         for row in rows
     ]

@@ -32,11 +32,16 @@ class SpoolLimits:
         max_bytes: On disk, its log included; None for as much as there is.
         drop_oldest: Whether the oldest lines make room at that size, instead of new ones waiting.
         ballast_bytes: Held for a full disk; 0 for nothing.
+        keep_ns: How long frames stay that every sink is past; the first to go for want of room.
+        keep_tail_ns: What of that a live stream needs for itself, and so does not go with it: as
+            for `Spool.prune`.
     """
 
     max_bytes: int | None = None
     drop_oldest: bool = False
     ballast_bytes: int = 0
+    keep_ns: int = 0
+    keep_tail_ns: int = 0
 
     @property
     def go_on_bytes(self) -> int:

@@ -6,6 +6,7 @@ import asyncio
 import sqlite3
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
+from functools import partial
 from typing import TYPE_CHECKING, TypeVar
 
 import structlog
@@ -16,13 +17,16 @@ from forwarder.spool.dead_letters import letter_bytes, pack_letters, pack_settle
 from forwarder.spool.files import BUSY_TIMEOUT_S
 from forwarder.spool.frames import pack
 from forwarder.spool.gate import Gate
+from forwarder.spool.keeping import NOTHING_KEPT, pass_old
 from forwarder.spool.letterbox import LetterBox
 from forwarder.spool.mark import Mark
 from forwarder.spool.opening import Opened, open_files
 from forwarder.spool.overview import Usage, read_overview, usage
+from forwarder.spool.range_box import RangeBox
 from forwarder.spool.reading import FrameReader
 from forwarder.spool.recent import RecentFrames
 from forwarder.spool.room import NO_LIMITS, SpoolLimits, out_of_room
+from forwarder.spool.survey import lines_between, survey
 from forwarder.spool.writer import SpoolFullError, Writer
 
 if TYPE_CHECKING:
@@ -33,11 +37,13 @@ if TYPE_CHECKING:
     from forwarder.spool.files import StateDir
     from forwarder.spool.interface import (
         Delivery,
+        RangeReplay,
         Replayed,
         SinkRecord,
         SpoolOverview,
         StreamCommit,
         StreamRecord,
+        Survey,
         Tail,
     )
 
@@ -93,6 +99,13 @@ class SqliteSpool:
         self._unpruned: set[int] = set()
         self._letters = LetterBox(
             state, self._read, self._infos, self._gate, now=now, release=self._unpruned.update
+        )
+        self._ranges = RangeBox(
+            self._read,
+            self._frames,
+            self._gate,
+            take_requests=self._letters.take_requests,
+            release=self._unpruned.update,
         )
         self._prunes = 0
         self._grown = asyncio.Event()
@@ -166,6 +179,11 @@ class SqliteSpool:
     # Sinks ---------------------------------------------------------------------------------------
 
     @property
+    def spool_id(self) -> str:
+        """Which spool it is."""
+        return self._spool_id
+
+    @property
     def last_frame_id(self) -> int:
         """The id of the newest committed frame."""
         return self._last_frame_id
@@ -196,8 +214,30 @@ class SqliteSpool:
         async with self._gate.turn:
             frames = await self._frames.read(after_id, max_bytes)
             if frames and sink:
-                self._gate.handed[sink] = frames[-1].id
+                self._hand_out(sink, frames[-1].id)
             return frames
+
+    async def survey(self, after_id: int, *, max_stored_bytes: int, max_raw_bytes: int) -> Survey:
+        """How far frames reach within a size, without reading them."""
+        self._check()
+        return await self._read(
+            lambda connection: survey(
+                connection, after_id, max_stored_bytes=max_stored_bytes, max_raw_bytes=max_raw_bytes
+            )
+        )
+
+    async def hand_out(self, sink: str, after_id: int, through_id: int) -> int:
+        """Promise a sink frames; returns how many lines they have."""
+        self._check()
+        async with self._gate.turn:
+            self._hand_out(sink, through_id)
+            return await self._read(
+                lambda connection: lines_between(connection, after_id, through_id)
+            )
+
+    def _hand_out(self, sink: str, frame_id: int) -> None:
+        handed = self._gate.handed
+        handed[sink] = max(handed.get(sink, 0), frame_id)
 
     async def advance(
         self,
@@ -232,6 +272,22 @@ class SqliteSpool:
         self._check()
         settlements = await self._on(self._pack_thread, lambda: pack_settlements(outcome))
         await self._letters.settle(sink, settlements)
+
+    async def next_range(self, sink: str) -> RangeReplay | None:
+        """The range that is to be sent to the sink again first."""
+        self._check()
+        return await self._ranges.next_range(sink)
+
+    async def read_range(
+        self, sink: str, replay: RangeReplay, *, max_bytes: int
+    ) -> Sequence[Frame]:
+        """The next frames that may have something of a range."""
+        self._check()
+        return await self._ranges.read(sink, replay, max_bytes)
+
+    async def settle_range(self, sink: str, replay: RangeReplay) -> None:
+        """Store how far a range is."""
+        await self._ranges.settle(sink, replay)
 
     async def remember(self, sink: str, changes: Mapping[str, bytes | None]) -> None:
         """Store what a sink must know before its cursor moves."""
@@ -274,6 +330,7 @@ class SqliteSpool:
             self._unpruned.update(await self._read(pruning.stream_ids))
             self._surveyed = True
         await self._letters.take_requests()
+        await self._pass_kept()
         deleted = 0
         try:
             for stream_id in list(self._unpruned):
@@ -285,16 +342,31 @@ class SqliteSpool:
             return deleted
         return deleted
 
+    async def _pass_kept(self) -> None:
+        """Find out which frames were kept long enough; on a full disk all of them were."""
+        keeping = self._gate.keeping
+        more = keeping.from_id != NOTHING_KEPT
+        while more:
+            keep_ns = 0 if self._gate.lacks_room else keeping.keep_ns
+            passed = await self._read(
+                partial(pass_old, from_id=keeping.from_id, keep_ns=keep_ns, now_ns=self._now())
+            )
+            keeping.pass_to(passed.from_id)
+            self._unpruned.update(passed.streams)
+            more = passed.more
+
     async def _prune(self, stream_id: int, keep_tail_ns: int) -> int:
         """Prune one stream; it is looked at again when something was left over, or comes in."""
         deleted = 0
         more = True
         self._unpruned.discard(stream_id)
+        kept_from = self._gate.keeping.from_id
 
         def committed(pruned: pruning.Pruned) -> None:
             # A sink that is new begins at the oldest frame held, and must not see older ones.
             self._recent.forget(pruned.newest_id)
-            known = stream_id in self._unpruned or self._letters.is_handed_out(stream_id)
+            asked_for = (self._letters.is_handed_out, self._ranges.is_handed_out)
+            known = stream_id in self._unpruned or any(one(stream_id) for one in asked_for)
             if pruned.idle and not known:
                 self._infos.pop(stream_id, None)
 
@@ -302,7 +374,12 @@ class SqliteSpool:
             while True:
                 pruned = await self._gate.essential(
                     lambda connection: pruning.prune(
-                        connection, stream_id, keep_tail_ns=keep_tail_ns, limit=PRUNE_FRAMES
+                        connection,
+                        stream_id,
+                        keep_tail_ns=keep_tail_ns,
+                        limit=PRUNE_FRAMES,
+                        kept_from=kept_from,
+                        urgent=self._gate.lacks_room,
                     ),
                     committed,
                 )

@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, BinaryIO, Protocol, Self, TypeVar
 from sinks.archive import ArchivedObject, ArchiveError
 from sinks.closing import closing
 from sinks.interface import SinkUnavailableError
+from sinks.s3.checked import checked
 from sinks.s3.formats.registry import get_format
 from sinks.s3.index import IndexEntry, from_state
 from sinks.s3.manifest import Manifest, parse_manifest_key, read_manifest
@@ -182,6 +183,8 @@ class S3Archive:
             await self._download(whole, file)
             file.seek(0)
             batches = form.read(file, recipe.compression, whole.runs)
+            if recipe.format != "text":  # that one is read by the runs: it cannot be other ones
+                batches = checked(batches, whole.runs)
             try:
                 while (batch := await asyncio.to_thread(next, batches, None)) is not None:
                     yield batch

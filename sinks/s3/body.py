@@ -35,19 +35,22 @@ class FilePart:
         Raises:
             SinkUnavailableError: The file is not what it was.
         """
-        left_bytes = self.size_bytes
-        try:
-            file = await asyncio.to_thread(self.path.open, "rb")
-            with file:
-                file.seek(self.offset)
-                while left_bytes:
-                    block = await asyncio.to_thread(file.read, min(left_bytes, _BLOCK_BYTES))
-                    if not block:
-                        break
-                    left_bytes -= len(block)
-                    yield block
-        except OSError as error:
-            text = f"{self.path} cannot be read: {error.strerror}"
-            raise SinkUnavailableError(text) from error
-        if left_bytes:
-            raise SinkUnavailableError(f"{self.path} is shorter than it was")
+        done_bytes = 0
+        while done_bytes < self.size_bytes:
+            size_bytes = min(self.size_bytes - done_bytes, _BLOCK_BYTES)
+            block = await asyncio.to_thread(_read, self.path, self.offset + done_bytes, size_bytes)
+            done_bytes += len(block)
+            yield block
+
+
+def _read(path: Path, offset: int, size_bytes: int) -> bytes:
+    """Opened for every block: a request that is given up never finishes reading its body."""
+    try:
+        with path.open("rb", buffering=0) as file:
+            file.seek(offset)
+            block = file.read(size_bytes)
+    except OSError as error:
+        raise SinkUnavailableError(f"{path} cannot be read: {error.strerror}") from error
+    if not block:
+        raise SinkUnavailableError(f"{path} is shorter than it was")
+    return block

@@ -13,16 +13,15 @@ import hashlib
 from collections import deque
 from collections.abc import AsyncGenerator
 from contextlib import aclosing
-from typing import TYPE_CHECKING, NamedTuple, TypeVar
+from typing import TYPE_CHECKING, TypeVar
 
 from sinks.archive import ArchivedObject, ArchivedWindow
 from sinks.files.system import verdicts
-from sinks.hours import HOUR_NS, hour_runs
-from sinks.ndjson import gap_stamp_ns
 from sinks.s3.drafts import Drafts
 from sinks.s3.formats.registry import get_format
 from sinks.s3.keys import KeyTemplate
 from sinks.s3.manifest import MEDIA_TYPE, Manifest, manifest_key, manifest_pieces
+from sinks.s3.pieces import encode_pieces, grouped
 from sinks.s3.plan import StagedObject, WindowPlan
 from sinks.s3.runs import RunBuilder, records_digest
 from sinks.s3.staging import (
@@ -35,11 +34,12 @@ from sinks.s3.staging import (
 from sinks.s3.together import together
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Sequence
+    from collections.abc import Callable, Sequence
     from pathlib import Path
 
     from sinks.interface import Slice
     from sinks.s3.formats.interface import Format
+    from sinks.s3.pieces import Piece
     from sinks.s3.plan import Recipe
     from sinks.s3.staging import Finished
     from sinks.window import Window
@@ -47,10 +47,6 @@ if TYPE_CHECKING:
 
 _T = TypeVar("_T")
 
-#: So many lines are encoded at once, by their bytes and by their slices: decoded and encoded they
-#: take several times as much.
-_GROUP_BYTES = 1 << 20
-_GROUP_SLICES = 4096
 #: So many groups are encoded ahead of the one that is compressed.
 _AHEAD = 2
 #: So many objects are finished at once; most of that time is the disk's.
@@ -116,23 +112,6 @@ async def verify_staged(directory: Path, plan: WindowPlan) -> bool:
     return await asyncio.to_thread(is_staged, directory, plan)
 
 
-class _Piece(NamedTuple):
-    """Records of one slice that belong into one object, encoded.
-
-    Attributes:
-        place: Of the slice, among those that were encoded together.
-        hour_ns: When their hour begins, or any of their stamps where hours do not matter.
-    """
-
-    place: int
-    hour_ns: int
-    start: int
-    stop: int
-    first_ns: int
-    last_ns: int
-    chunk: bytes
-
-
 class _Build:
     """One window on its way. Its methods that are no coroutines are for a thread, one at a time."""
 
@@ -151,7 +130,7 @@ class _Build:
 
     async def take_all(self, encoders: Encoders) -> None:
         """Read the whole window, and bring every record to its object."""
-        under_way: deque[tuple[Sequence[Slice], asyncio.Task[list[_Piece]]]] = deque()
+        under_way: deque[tuple[Sequence[Slice], asyncio.Task[list[Piece]]]] = deque()
         by_hour = self._template.by_hour
         try:
             async with aclosing(_groups(self._window)) as groups:
@@ -168,14 +147,14 @@ class _Build:
             await asyncio.gather(*(task for _, task in under_way), return_exceptions=True)
 
     async def _take_next(
-        self, under_way: deque[tuple[Sequence[Slice], asyncio.Task[list[_Piece]]]]
+        self, under_way: deque[tuple[Sequence[Slice], asyncio.Task[list[Piece]]]]
     ) -> None:
         slices, task = under_way[0]
         pieces = await task
         under_way.popleft()
         await _in_thread(self._take, slices, pieces)
 
-    def _take(self, slices: Sequence[Slice], pieces: Sequence[_Piece]) -> None:
+    def _take(self, slices: Sequence[Slice], pieces: Sequence[Piece]) -> None:
         for piece in pieces:
             source = slices[piece.place]
             partition = self._template.fields_of(source.stream, piece.hour_ns)
@@ -243,59 +222,16 @@ class _Build:
         return StagedObject(key, _MANIFEST_FILE, size_bytes, done.sha256, MEDIA_TYPE, "")
 
 
-def encode_pieces(format_: Format, slices: Sequence[Slice], by_hour: bool) -> list[_Piece]:  # noqa: FBT001 - it goes to other processes by position
-    """The slices' records as chunks, cut where the hour changes if that matters.
-
-    What the format has nothing for is left out. Pure; it runs in a thread or a worker process.
-    """
-    return [
-        piece
-        for place, source in enumerate(slices)
-        for piece in _pieces(format_, place, source, by_hour=by_hour)
-        if piece.chunk
-    ]
-
-
-def _pieces(format_: Format, place: int, source: Slice, *, by_hour: bool) -> Iterator[_Piece]:
-    stop = source.line_count
-    if source.gap is not None or not stop:
-        ns = gap_stamp_ns(source)
-        yield _Piece(place, ns, 0, stop, ns, ns, format_.encode(source, 0, stop))
-        return
-    stamps_ns = source.columns.stamps_ns
-    first_ns, last_ns = min(stamps_ns), max(stamps_ns)
-    if not by_hour or first_ns // HOUR_NS == last_ns // HOUR_NS:
-        yield _Piece(place, first_ns, 0, stop, first_ns, last_ns, format_.encode(source, 0, stop))
-        return
-    for hour_ns, start, end in hour_runs(stamps_ns):
-        some = stamps_ns[start:end]
-        chunk = format_.encode(source, start, end)
-        yield _Piece(place, hour_ns, start, end, min(some), max(some), chunk)
-
-
 async def _groups(window: Window) -> AsyncGenerator[list[Slice], None]:
     """The window's slices, so many at a time as are encoded together."""
     batches = window.read()
     try:
         async for batch in batches:
-            for group in _grouped(batch.slices):
+            for group in grouped(batch.slices):
                 yield group
     finally:
         if isinstance(batches, AsyncGenerator):
             await batches.aclose()
-
-
-def _grouped(slices: Sequence[Slice]) -> Iterator[list[Slice]]:
-    group: list[Slice] = []
-    size_bytes = 0
-    for source in slices:
-        group.append(source)
-        size_bytes += len(source.raw)
-        if size_bytes >= _GROUP_BYTES or len(group) == _GROUP_SLICES:
-            yield group
-            group, size_bytes = [], 0
-    if group:
-        yield group
 
 
 async def _in_thread(call: Callable[..., _T], *args: object) -> _T:

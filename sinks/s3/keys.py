@@ -1,27 +1,34 @@
 """Keys of objects: the operator's template, and what makes each key this object's alone. Pure.
 
-A key has the window's name in it, which no other window of any daemon has. Within a window, lines
-whose keys differ in nothing else are in one object. So a key is never made twice.
+A key has the window's name in it, which no other window of any daemon or sink has. Within a window,
+lines whose keys differ in nothing else are in one object. So a key is never made twice, and needs
+no number behind it. Values come from elsewhere and are hostile: none can make a key look like
+another object's, see `_check_marks`.
 """
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from sinks.s3.manifest import stamp_text
-from sinks.template import MAX_VALUE_BYTES, Template, TemplateError
+from sinks.template import Template, TemplateError
 
 if TYPE_CHECKING:
     from sinks.interface import Stream
 
-#: What a key template may use besides the names of paths.
-MORE_FIELDS = ("first", "last", "window")
+#: What a key template may use besides the names of paths, and how long their values are at most.
+MORE_FIELDS = {
+    "first": len("20261123T131941.123456789Z"),
+    "last": len("20261123T131941.123456789Z"),
+    "window": len("0f3c9a61-7fffffffffffffff-7fffffffffffffff"),
+}
 
 #: A key has at most 1,024 bytes (Amazon S3 user guide, "Naming objects").
 _MAX_KEY_BYTES = 1024
-_LENGTHS = {"first": 26, "last": 26, "window": 48, "date": 10, "hour": 2}
 
+#: What no object of ours ends in but by its format: a reader would believe it.
 _ENDINGS = (
     *(".ndjson", ".jsonl", ".json", ".log", ".txt", ".parquet", ".csv"),
     *(".zst", ".zstd", ".gz", ".gzip"),
@@ -30,6 +37,16 @@ _ENDINGS = (
 #: What stands for them while an object's bounds are not known; no value has such a character.
 _MARKS = {"first": "\0f", "last": "\0l", "window": "\0w"}
 _CACHED = 8192
+
+#: What stands for fields where only their order matters: `v` for any text, made safe.
+_SIGNS = {
+    **dict.fromkeys(("sandbox_id", "container", "display_name"), "\0v"),
+    **dict.fromkeys(("date", "hour"), ""),
+    **_MARKS,
+}
+#: What no value has in it, see `sinks.template.safe_name`.
+_NOT_IN_VALUES = re.compile(r"[^\0A-Za-z0-9._~-]")
+_MARK_BETWEEN = re.compile("\0v.*(\0[flw]).*\0v")
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,7 +88,12 @@ class KeyTemplate:
         template = Template.parse(stem, more=MORE_FIELDS)
         if "window" not in template.fields:
             template = Template.parse(f"{stem}-{{window}}", more=MORE_FIELDS)
-        _check_room(template, extension)
+        _check_marks(template)
+        if template.max_bytes + len(extension) > _MAX_KEY_BYTES:
+            raise TemplateError(
+                f"the key could have {template.max_bytes + len(extension)} bytes: a store takes"
+                " 1,024"
+            )
         return cls(template, extension)
 
     @property
@@ -115,15 +137,21 @@ class KeyTemplate:
         return fields + self.extension
 
 
-def _check_room(template: Template, extension: str) -> None:
-    """See that no values can make a key too long.
+def _check_marks(template: Template) -> None:
+    """See that no two objects can come to the same key.
+
+    `{display_name}-{first}-{container}` would be `a-T1-T2-c` for a sandbox `a` and a container
+    `T2-c`, if T1 is its first stamp, and for a sandbox `a-T1` and a container `c`, if that is T2.
+    A value cannot have all characters: what it cannot have ends the part that may be taken for it.
 
     Raises:
-        TemplateError: Some can.
+        TemplateError: A value could be taken for `{first}`, `{last}` or `{window}`.
     """
-    longest = len(template.text.encode()) + len(extension)
-    for name in template.fields:
-        count = template.text.count(f"{{{name}}}")
-        longest += count * (_LENGTHS.get(name, MAX_VALUE_BYTES) - len(name) - 2)
-    if longest > _MAX_KEY_BYTES:
-        raise TemplateError(f"the key could have {longest} bytes; a store takes 1,024")
+    for part in _NOT_IN_VALUES.split(template.spelled(_SIGNS)):
+        found = _MARK_BETWEEN.search(part)
+        if found is not None:
+            name = next(name for name, mark in _MARKS.items() if mark == found[1])
+            raise TemplateError(
+                f"{{{name}}} stands between two values, which could be taken for it: put a '/'"
+                " or '=' between them, or move it to the end"
+            )

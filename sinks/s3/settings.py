@@ -7,23 +7,24 @@ from collections.abc import Collection, Mapping, Sequence
 from importlib.util import find_spec
 from typing import Annotated, Literal, Self
 
-from pydantic import AfterValidator, Field, model_validator
+from pydantic import Field, model_validator
 
 from sinks.addresses import is_plaintext_remote
 from sinks.plan import DeliveryPlan, WindowLimits
 from sinks.s3.addressing import Addressing
+from sinks.s3.advice import advice
 from sinks.s3.formats.interface import Compression, FormatName
 from sinks.s3.formats.registry import get_format
 from sinks.s3.keys import KeyTemplate
 from sinks.s3.plan import Recipe
-from sinks.s3.providers import PRESETS, Provider
+from sinks.s3.providers import PRESETS, Provider, fits_host, provider_at
+from sinks.s3.sections import BucketName, EncryptionSettings, KeyPrefix, WindowSettings, Word
 from sinks.server import ServerSettings, Url
 from sinks.settings import (
     ByteSize,
     Duration,
     LocalPath,
     Secret,
-    Section,
     SinkSettings,
     Variable,
     Within,
@@ -31,68 +32,10 @@ from sinks.settings import (
 )
 from sinks.template import TemplateError
 
-#: Names of general purpose buckets, and the older ones with capitals and underscores.
-_BUCKET = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{1,253}[A-Za-z0-9]")
-_DNS_BUCKET = re.compile(r"[a-z0-9]([a-z0-9.-]*[a-z0-9])?")
-_WORD = re.compile(r"[A-Za-z0-9_.:/=@+-]+")
-_PREFIX = re.compile(r"[A-Za-z0-9!_.*'()=/-]+")
-
 #: One window in flight is uploaded while the next one is built.
 _WINDOWS_IN_FLIGHT = 2
 _LEVELS: Mapping[str, int] = {"zstd": 3, "gzip": 6, "none": 0}
 _MAX_LEVELS: Mapping[str, int] = {"zstd": 19, "gzip": 9, "none": 0}
-_SECONDS_PER_HOUR = 3600.0
-_MANY_OBJECTS_PER_HOUR = 60
-
-
-def _check_bucket(name: str) -> str:
-    if not _BUCKET.fullmatch(name) or ".." in name:
-        raise problem('expected the name of a bucket, such as "my-logs", without "s3://" or "/"')
-    return name
-
-
-def _check_word(value: str) -> str:
-    if not _WORD.fullmatch(value):
-        raise problem("expected letters, digits and . _ : / = @ + -")
-    return value
-
-
-def _check_prefix(value: str) -> str:
-    if not _PREFIX.fullmatch(value) or value.startswith("/") or "//" in value or ".." in value:
-        raise problem('expected the beginning of keys, such as "logs/_manifests/"')
-    return value if value.endswith("/") else f"{value}/"
-
-
-Word = Annotated[str, AfterValidator(_check_word)]
-
-
-class WindowSettings(Section):
-    """When what has come becomes objects; whichever comes first. A stopping daemon does it, too."""
-
-    max_size: Annotated[ByteSize, Within("4KiB", "4GiB")] = 64 * 1024 * 1024
-    """About so large are the objects of one window together, compressed."""
-    max_age: Annotated[Duration, Within("100ms", "24h")] = 300.0
-    """How long a line waits at most before it is on its way."""
-    at_end: bool = False
-    """Whether the end of a sandbox is a reason, too. Many short ones make many small objects."""
-
-
-class EncryptionSettings(Section):
-    """How the store encrypts objects; left out, as the bucket says."""
-
-    algorithm: Literal["AES256", "aws:kms", "aws:kms:dsse"]
-    """`AES256`: with the store's own keys. `aws:kms`, `aws:kms:dsse`: with a key of KMS."""
-    kms_key_id: Word | None = None
-    """The key; when left out, the account's own."""
-    bucket_key: bool = False
-    """Ask KMS less often, through a key of the bucket."""
-
-    @model_validator(mode="after")
-    def _key_is_of_kms(self) -> Self:
-        if self.algorithm == "AES256" and (self.kms_key_id is not None or self.bucket_key):
-            key = "bucket_key" if self.kms_key_id is None else "kms_key_id"
-            raise problem('needs algorithm "aws:kms"', at=[key], about=["algorithm"], seen=False)
-        return self
 
 
 class S3Settings(ServerSettings):
@@ -102,16 +45,17 @@ class S3Settings(ServerSettings):
     """The kind of sink."""
     provider: Provider | None = None
     """What kind of store it is: `aws`, `coreweave` (AI Object Storage), `r2` (Cloudflare), `minio`,
-    `gcs` (Google Cloud Storage, with HMAC keys), `ceph` or `other`. Left out, `aws` without an
-    endpoint and `other` with one."""
-    bucket: Annotated[str, AfterValidator(_check_bucket)]
+    `gcs` (Google Cloud Storage, with HMAC keys), `ceph` or `other`. Left out, what the endpoint's
+    host says, and `aws` without an endpoint."""
+    bucket: BucketName
     """The bucket. It must be there; the sink creates none."""
     endpoint: Url | None = None
     """Where the store is, without the bucket; left out, where the provider has it."""
     account: Word | None = None
     """The account's id, which is part of the endpoint of `r2`."""
     region: Word | None = None
-    """The bucket's region; left out, AWS_REGION or AWS_DEFAULT_REGION, or what the provider has."""
+    """The bucket's region. Left out, what the provider always has, such as `auto`; or AWS_REGION or
+    AWS_DEFAULT_REGION, when provider and endpoint are left out, too."""
     addressing: Addressing | None = None
     """`virtual`: the bucket is part of the host's name. `path`: part of the path. Left out, what
     the provider wants."""
@@ -129,7 +73,7 @@ class S3Settings(ServerSettings):
     """How hard to compress; left out, 3 for zstd and 6 for gzip."""
     window: WindowSettings = WindowSettings()
     """When what has come becomes objects."""
-    manifest_prefix: Annotated[str, AfterValidator(_check_prefix)] | None = None
+    manifest_prefix: KeyPrefix | None = None
     """Where manifests go: small objects that say which objects are complete, and what is in them.
     Left out, `_manifests/` in the folder that all keys begin with; query engines skip names that
     begin with an underscore."""
@@ -181,7 +125,7 @@ class S3Settings(ServerSettings):
     @property
     def store(self) -> Provider:
         """What kind of store it is."""
-        return self.provider or ("aws" if self.endpoint is None else "other")
+        return self.provider or provider_at(self.endpoint)
 
     @property
     def store_region(self) -> str:
@@ -205,8 +149,8 @@ class S3Settings(ServerSettings):
             return self.addressing
         preset = PRESETS[self.store]
         # A dot in the name is one label too many for the certificate of `*.s3.example.com`.
-        dotted = "." in self.bucket or not _DNS_BUCKET.fullmatch(self.bucket)
-        return "path" if dotted and preset.only is None else preset.addressing
+        fits = fits_host(self.bucket) and "." not in self.bucket
+        return preset.addressing if fits or preset.only is not None else "path"
 
     @property
     def object_headers(self) -> Mapping[str, str]:
@@ -262,35 +206,36 @@ class S3Settings(ServerSettings):
 
     @property
     def destination(self) -> str:
-        """Two sinks of one configuration must not have their manifests in one place."""
-        return f"{self.store_endpoint}/{self.bucket}/{self.recipe.manifests}"
+        """Where the manifests are: what one archive is."""
+        return f"{self.store_endpoint.rstrip('/')}/{self.bucket}/{self.recipe.manifests}"
+
+    def may_meet(self, other: SinkSettings) -> bool:
+        """Whether both would make one archive, which would have every line twice.
+
+        Objects never meet: the name of the window, which is in every key, is made of the sink's.
+        """
+        if not isinstance(other, S3Settings):
+            return False
+        ours, theirs = self.destination, other.destination
+        return ours.startswith(theirs) or theirs.startswith(ours)
 
     @property
     def warnings(self) -> Sequence[str]:
-        """What makes many small objects, and what can be read on the way."""
-        said = list(super().warnings)
-        if is_plaintext_remote(self.store_endpoint):
-            said.append("http://: anybody in between can read the lines")
-        per_hour = _SECONDS_PER_HOUR / self.window.max_age
-        fields = self._template().template.fields
-        spread = sorted(fields & {"sandbox_id", "container", "display_name"})
-        if spread:
-            names = " and ".join(f"{{{name}}}" for name in spread)
-            said.append(
-                f"the key has {names}: every window makes an object for each of them, up to"
-                f" {per_hour:,.0f} an hour for one that keeps talking; short ones make tiny objects"
-            )
-        elif per_hour > _MANY_OBJECTS_PER_HOUR:
-            said.append(
-                f"window.max_age makes up to {2 * per_hour:,.0f} objects an hour, manifests among"
-                " them, and they are small unless a lot comes; 5m makes 24"
-            )
-        if self.window.at_end:
-            said.append("window.at_end: every sandbox that ends makes at least two objects")
-        return said
+        """What makes many small objects, what is hard to read, and what others can read."""
+        return [*super().warnings, *advice(self, self._template())]
 
     def _template(self) -> KeyTemplate:
         return KeyTemplate.parse(self.key, get_format(self.format, 1).extension(self.compression))
+
+    @model_validator(mode="after")
+    def _extras_are_installed(self) -> Self:
+        if not self.anonymous and find_spec("botocore") is None:
+            text = 'needs the extra "s3": pip install "sandbox-forwarder[s3]"'
+            raise problem(text, at=["type"])
+        if self.format == "parquet" and find_spec("pyarrow") is None:
+            text = 'needs the extra "parquet": pip install "sandbox-forwarder[parquet]"'
+            raise problem(text, at=["format"])
+        return self
 
     @model_validator(mode="after")
     def _key_is_possible(self) -> Self:
@@ -309,67 +254,87 @@ class S3Settings(ServerSettings):
         return self
 
     @model_validator(mode="after")
+    def _compression_has_the_level(self) -> Self:
+        most = _MAX_LEVELS[self.compression]
+        if self.level is not None and self.level > most:
+            has = f"levels up to {most}" if most else "no level"
+            text = f'compression "{self.compression}" has {has}'
+            raise problem(text, at=["level"], about=["level", "compression"])
+        return self
+
+    @model_validator(mode="after")
     def _store_is_known(self) -> Self:
         if self.store == "r2" and self.endpoint is None and self.account is None:
-            raise problem('"r2" needs "account" or "endpoint"', about=["provider", "account"])
+            raise problem('"r2" needs "account" or "endpoint"', about=["account", "endpoint"])
+        if self.account is not None and (self.store != "r2" or self.endpoint is not None):
+            text = 'only "provider: r2" has it, without an endpoint'
+            raise problem(text, at=["account"], about=["account", "provider", "endpoint"])
         if not self.store_endpoint:
-            raise problem(f'"{self.store}" needs "endpoint"', about=["provider", "endpoint"])
+            raise problem(f'"{self.store}" needs "endpoint"', about=["endpoint"])
         if not self.store_region:
-            raise problem(
-                f'"{self.store}" needs "region": the one that the bucket is in',
-                about=["provider", "region"],
-            )
-        only = PRESETS[self.store].only
-        if only is not None and self.addressing not in {None, only}:
-            text = f'"{self.store}" allows "{only}" alone'
-            raise problem(text, at=["addressing"], about=["provider", "addressing"])
-        if self.store_addressing == "virtual" and not _DNS_BUCKET.fullmatch(self.bucket):
-            text = "such a name cannot be part of a host's: only a-z, 0-9, . and -"
-            raise problem(text, at=["bucket"], about=["bucket", "addressing"])
+            text = f'"{self.store}" needs "region": the one that the bucket is in'
+            raise problem(text, about=["region", "endpoint"])
         return self
+
+    @model_validator(mode="after")
+    def _bucket_is_possible(self) -> Self:
+        preset = PRESETS[self.store]
+        about = ["provider", "endpoint", "bucket", "addressing"]
+        if preset.only is not None and self.addressing not in {None, preset.only}:
+            text = f'"{self.store}" knows "{preset.only}" only'
+            raise problem(text, at=["addressing"], about=about)
+        if preset.buckets and not re.fullmatch(preset.buckets, self.bucket):
+            text = f'buckets of "{self.store}" have names of {preset.bucket_rule}'
+            raise problem(text, at=["bucket"], about=about)
+        if self.store_addressing == "virtual" and not fits_host(self.bucket):
+            text = "cannot be part of a host's name: that has a-z, 0-9, . and -, 63 at most"
+            raise problem(text, at=["bucket"], about=about)
+        return self
+
+    @model_validator(mode="after")
+    def _store_knows_what_is_asked(self) -> Self:
+        preset = PRESETS[self.store]
+        about = ["provider", "endpoint", "encryption", "storage_class"]
+        if self.encryption is not None and not preset.encrypts:
+            text = f'"{self.store}" encrypts everything by itself, and refuses to be told how'
+            raise problem(text, at=["encryption"], about=about, seen=False)
+        known = preset.storage_classes
+        if known is not None and self.storage_class not in {None, *known}:
+            names = " and ".join(f'"{name}"' for name in known)
+            raise problem(f'"{self.store}" has {names}', at=["storage_class"], about=about)
+        return self
+
+    @model_validator(mode="after")
+    def _not_in_the_clear(self) -> Self:
+        if self.anonymous or self.allow_plaintext or not is_plaintext_remote(self.store_endpoint):
+            return self
+        # Signatures do not give the secret key away, but lines and session tokens are readable.
+        text = (
+            "http:// lets everybody in between read the lines and use the requests' credentials;"
+            ' use https://, or set "allow_plaintext: true"'
+        )
+        raise problem(text, at=["endpoint"], about=["endpoint", "allow_plaintext"], seen=False)
 
     @model_validator(mode="after")
     def _one_way_to_log_in(self) -> Self:
         self.refuse_both("secret_access_key", "secret_access_key_file")
         self.refuse_both("session_token", "session_token_file")
+        about = ["access_key_id", "secret_access_key", "secret_access_key_file", "session_token"]
         has_secret = self.secret("secret_access_key") is not None
-        if (self.access_key_id is None) == has_secret:
-            key = "access_key_id" if has_secret is False else "secret_access_key"
-            other = "secret_access_key" if has_secret is False else "access_key_id"
-            raise problem(f'"{key}" needs "{other}", too', about=[key, other], seen=False)
-        if self.secret("session_token") is not None and not has_secret:
-            raise problem('"session_token" needs "access_key_id", too', seen=False)
-        ways = [
-            name
-            for name, is_given in {
-                "access_key_id": has_secret,
-                "profile or credentials_file": bool(self.profile or self.credentials_file),
-                "anonymous": self.anonymous,
-            }.items()
-            if is_given
-        ]
-        if len(ways) > 1:
-            raise problem(f"{ways[0]} and {ways[1]} exclude each other", seen=False)
+        if self.access_key_id is not None and not has_secret:
+            text = '"access_key_id" needs "secret_access_key" or "secret_access_key_file", too'
+            raise problem(text, about=about, seen=False)
+        for key in ("secret_access_key", "session_token"):
+            if self.secret(key) is not None and self.access_key_id is None:
+                raise problem(f'"{key}" needs "access_key_id", too', about=about, seen=False)
+        ways = {
+            "access_key_id": self.access_key_id is not None,
+            "profile": self.profile is not None,
+            "credentials_file": self.credentials_file is not None,
+            "anonymous": self.anonymous,
+        }
+        given = [key for key, is_given in ways.items() if is_given]
+        if len(given) > 1 and given != ["profile", "credentials_file"]:
+            text = f'"{given[0]}" and "{given[1]}" exclude each other'
+            raise problem(text, at=[given[1]], about=[*about, *given], seen=False)
         return self
-
-    @model_validator(mode="after")
-    def _fits_together(self) -> Self:
-        if self.level is not None and self.level > _MAX_LEVELS[self.compression]:
-            text = f'"{self.compression}" has levels up to {_MAX_LEVELS[self.compression]}'
-            raise problem(text, at=["level"], about=["level", "compression"])
-        if not self.anonymous and find_spec("botocore") is None:
-            raise problem(
-                "type s3 needs the extra `s3`: pip install 'sandbox-forwarder[s3]'",
-                at=["type"],
-                seen=False,
-            )
-        if self.format == "parquet" and find_spec("pyarrow") is None:
-            raise problem(
-                "it needs the extra `parquet`: pip install 'sandbox-forwarder[parquet]'",
-                at=["format"],
-            )
-        return self
-
-    def may_meet(self, other: SinkSettings) -> bool:
-        """Whether the manifests of both would be in one place."""
-        return isinstance(other, S3Settings) and self.destination == other.destination

@@ -1,0 +1,44 @@
+"""How far frames reach, and what they hold, without reading any line of theirs."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from forwarder.model import FrameKind
+from forwarder.spool.frames import number
+from forwarder.spool.interface import Survey
+
+if TYPE_CHECKING:
+    import sqlite3
+
+#: So many frames at a time: others wait for the thread that reads.
+_MAX_FRAMES = 10_000
+
+
+def survey(
+    connection: sqlite3.Connection, after_id: int, *, max_stored_bytes: int, max_raw_bytes: int
+) -> Survey:
+    """The frames behind this one within a size; see `Spool.survey`."""
+    last_id, stored_bytes, raw_bytes, end_id = after_id, 0, 0, 0
+    # The length of a blob is in its row's head: its own pages are not read.
+    rows = connection.execute(
+        "SELECT id, length(data), raw_bytes, kind FROM frame WHERE id > ? ORDER BY id LIMIT ?",
+        (after_id, _MAX_FRAMES),
+    )
+    for frame_id, stored, raw, kind in rows:
+        last_id = frame_id
+        stored_bytes += number(stored)
+        raw_bytes += number(raw)
+        if kind == FrameKind.END and not end_id:
+            end_id = frame_id
+        if stored_bytes >= max_stored_bytes or raw_bytes >= max_raw_bytes:
+            return Survey(last_id, stored_bytes, raw_bytes, end_id, full=True)
+    return Survey(last_id, stored_bytes, raw_bytes, end_id)
+
+
+def lines_between(connection: sqlite3.Connection, after_id: int, through_id: int) -> int:
+    """Records in the frames behind one and up to another, gap and end records not among them."""
+    row = connection.execute(
+        "SELECT sum(lines) FROM frame WHERE id > ? AND id <= ?", (after_id, through_id)
+    ).fetchone()
+    return number(row[0])
