@@ -309,6 +309,8 @@ class SinkOutlet:
 
     def _failed(self, error: Exception, seen: int) -> None:
         """An attempt failed that began after so many failures: what was noted since counts once."""
+        if isinstance(error, SinkUnavailableError) and error.progressed:
+            self._backoff.reset()
         held = isinstance(error, SinkMisconfiguredError)
         if seen != self._failures and (not held or self._answered[0] is SinkHealth.HELD):
             return

@@ -36,11 +36,16 @@ class SinkUnavailableError(SinkError):
 
     Attributes:
         retry_after_s: The destination's own wish, in seconds, if it has one.
+        progressed: Some of it was delivered by this attempt, and is not sent again: the destination
+            is there, and the pause does not grow.
     """
 
-    def __init__(self, message: str, *, retry_after_s: float | None = None) -> None:
+    def __init__(
+        self, message: str, *, retry_after_s: float | None = None, progressed: bool = False
+    ) -> None:
         super().__init__(message)
         self.retry_after_s = retry_after_s
+        self.progressed = progressed
 
 
 class BatchRejectedError(SinkError):

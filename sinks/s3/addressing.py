@@ -6,6 +6,8 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
 from urllib.parse import quote, urlsplit
 
+from sinks.interface import SinkMisconfiguredError
+
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
@@ -39,7 +41,13 @@ class Bucket:
         return f"{parts.scheme}://{parts.netloc}{path}/{quote(self.name, safe=_UNRESERVED)}/"
 
     def of(self, key: str, query: Mapping[str, str] | None = None) -> str:
-        """The address of an object, or of the bucket itself with an empty key."""
+        """The address of an object, or of the bucket itself with an empty key.
+
+        Raises:
+            SinkMisconfiguredError: HTTP clients and proxies would make another address of it.
+        """
+        if not {".", ".."}.isdisjoint(key.split("/")):
+            raise SinkMisconfiguredError(f"no key may have a part that is only dots: {key!a}")
         return self.url + quote(key, safe=f"/{_UNRESERVED}") + query_text(query)
 
 

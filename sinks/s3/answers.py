@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 from xml.etree import ElementTree as ET
 
 from sinks.answers import origin, printable
@@ -31,8 +31,12 @@ class UploadGoneError(Exception):
     """The store does not know this upload in parts: it is completed, aborted, or was cleared."""
 
 
-class NoConditionError(Exception):
+class NoConditionError(SinkMisconfiguredError):
     """The store does not know how to write only where nothing is."""
+
+
+#: What a request is about, and so what is not there when the answer is 404.
+Subject = Literal["object", "upload", "bucket"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,7 +44,8 @@ class StoreError:
     """What an error answer says.
 
     Attributes:
-        code: Such as `SlowDown`; empty when there was no body, or another one than S3's.
+        code: Such as `SlowDown`; `Error` when it is left out, and empty when there was no body, or
+            another one than S3's.
         region: Where the bucket is, when the store says so.
     """
 
@@ -76,6 +81,30 @@ _ELSEWHERE = frozenset(
         "IllegalLocationConstraintException",
     }
 )
+_BAD_REQUEST, _UNAUTHORIZED, _FORBIDDEN, _NOT_FOUND, _PROXY_LOGIN = 400, 401, 403, 404, 407
+_SERVER_ERROR, _NOT_IMPLEMENTED = 500, 501
+_REDIRECTS = frozenset({301, 302, 303, 307, 308})
+_LATER_STATUSES = frozenset({408, 409, 425, 429})
+#: 304 is the word of stores that read the condition as that of a GET.
+_EXISTS = frozenset({304, 412})
+#: What stores that do not know the condition say with 400.
+_NO_CONDITION = frozenset({"NotImplemented", "InvalidArgument", "InvalidRequest"})
+#: The upload is unknown, or its parts are not those that were sent.
+_NO_UPLOAD = frozenset({"NoSuchUpload", "InvalidPart", "InvalidPartOrder"})
+#: A 403 that says nothing against our credentials.
+_NO_ROOM = frozenset({"QuotaExceeded", "InsufficientStorage", "XMinioStorageFull"})
+_UNKNOWN_FEATURE = (
+    "the store cannot do this: see provider, conditional_writes, encryption and storage_class"
+)
+_STATUS_WORDS = {
+    _UNAUTHORIZED: "it refuses our credentials",
+    _FORBIDDEN: "it refuses our credentials",
+    _PROXY_LOGIN: "a proxy in between wants a login",
+    _NOT_FOUND: "there is no object store, or no such bucket: mend endpoint, addressing or bucket",
+    _NOT_IMPLEMENTED: _UNKNOWN_FEATURE,
+    413: "something in between does not take bodies of this size: lower window.max_size, or"
+    " multipart_above and part_size",
+}
 _WORDS = {
     "AccessDenied": "the credentials are good, but may not do this: see the policy in the"
     " documentation of the sink",
@@ -86,6 +115,7 @@ _WORDS = {
     "NoSuchBucket": "there is no such bucket: create it, or mend bucket, endpoint or region",
     "EntityTooLarge": "the store does not take objects of this size: lower window.max_size or"
     " multipart_above",
+    "NotImplemented": _UNKNOWN_FEATURE,
     "InvalidStorageClass": "the store does not know this storage_class",
     "KMS.DisabledException": "the key for encryption is disabled",
     "KMS.NotFoundException": "there is no such key: mend encryption.kms_key_id",
@@ -93,9 +123,6 @@ _WORDS = {
     "QuotaExceeded": "the store's quota is used up",
     "XMinioStorageFull": "the store is full",
 }
-_FORBIDDEN, _UNAUTHORIZED = 403, 401
-_NOT_FOUND, _CONFLICT, _PRECONDITION, _NOT_IMPLEMENTED = 404, 409, 412, 501
-_LATER_STATUSES = frozenset({408, 425, 429, _CONFLICT})
 _MAX_CODE = 64
 _TAG = re.compile(r"\{[^}]*\}")
 
@@ -104,12 +131,14 @@ def parse_xml(body: bytes) -> ET.Element | None:
     """An answer's body without its name spaces; None when it is none.
 
     Documents with a type of their own are refused: S3 has none, and entities can grow without end.
+    So is every encoding but UTF-8, in which one could hide.
     """
-    if b"<!" in body:
-        return None
     try:
-        root = ET.fromstring(body)  # noqa: S314 - bounded, and without declarations
-    except ET.ParseError:
+        text = body.decode("utf-8-sig")
+        root = None if "<!" in text else ET.fromstring(text)  # noqa: S314 - bounded; no declarations
+    except (ET.ParseError, UnicodeDecodeError):
+        return None
+    if root is None:
         return None
     for element in root.iter():
         element.tag = _TAG.sub("", element.tag)
@@ -123,25 +152,28 @@ def parse_error(answer: Answer) -> StoreError:
     root = parse_xml(answer.body.strip())
     if root is None or root.tag != "Error":
         return StoreError("", "", region, request_id)
-    code = printable(root.findtext("Code") or "")[:_MAX_CODE]
+    code = printable(root.findtext("Code") or "Error")[:_MAX_CODE]
     message = printable(root.findtext("Message") or "")
     return StoreError(code, message, printable(root.findtext("Region") or "") or region, request_id)
 
 
-def check_answer(answer: Answer, *, url: str, conditional: bool = False) -> None:
+def check_answer(
+    answer: Answer, *, url: str, subject: Subject = "object", conditional: bool = False
+) -> None:
     """Return when it is a success.
 
     Args:
         answer: The answer.
         url: What was asked.
+        subject: What was asked for.
         conditional: Whether the request was to write only where nothing is.
 
     Raises:
         SinkUnavailableError: The same again later.
         SinkMisconfiguredError: Somebody must mend something.
-        ObjectExistsError: 412, to a conditional request.
-        ObjectMissingError: No such key.
-        UploadGoneError: No such upload.
+        ObjectExistsError: To a conditional request.
+        ObjectMissingError: No such object.
+        UploadGoneError: No such upload, or the store has other parts of it.
         NoConditionError: It does not know conditions.
     """
     error = parse_error(answer)
@@ -155,54 +187,54 @@ def check_answer(answer: Answer, *, url: str, conditional: bool = False) -> None
             text = f"{origin(url)} answers with a web page and is no object store: mend endpoint"
             raise SinkMisconfiguredError(text)
         return
-    _particular(error, status, said, conditional=conditional)
-    if (
-        error.code in _LATER
-        or status in _LATER_STATUSES
-        or (
-            status >= 500 and status != _NOT_IMPLEMENTED and error.code not in _WORDS  # noqa: PLR2004
-        )
-    ):
+    _missing(error, status, said, subject)
+    if conditional:
+        _condition(error, status, said)
+    if _passes(error, status):
         raise SinkUnavailableError(said, retry_after_s=_retry_after_s(answer))
     raise _held(error, status, said)
 
 
-def _particular(error: StoreError, status: int, said: str, *, conditional: bool) -> None:
-    """Raise what only some requests can be answered with."""
-    if status == _PRECONDITION and conditional:
-        raise ObjectExistsError(said)
-    if error.code == "NoSuchUpload":
+def _missing(error: StoreError, status: int, said: str, subject: Subject) -> None:
+    """Raise that there is nothing, where that is an answer; not so for a missing bucket."""
+    gone = status == _NOT_FOUND and error.code in {"NoSuchKey", "NotFound", ""}
+    if error.code in _NO_UPLOAD or (gone and subject == "upload"):
         raise UploadGoneError(said)
-    if status == _NOT_FOUND and error.code in {"NoSuchKey", ""}:
+    if gone and subject == "object":
         raise ObjectMissingError(said)
-    unknown = status == _NOT_IMPLEMENTED or (
-        status == 400 and error.code in {"NotImplemented", "InvalidArgument", "InvalidRequest"}  # noqa: PLR2004
-    )
-    if conditional and unknown:
-        raise NoConditionError(said)
+
+
+def _condition(error: StoreError, status: int, said: str) -> None:
+    """Raise what the condition alone can be answered with."""
+    if status in _EXISTS:
+        raise ObjectExistsError(said)
+    if status == _NOT_IMPLEMENTED or (status == _BAD_REQUEST and error.code in _NO_CONDITION):
+        raise NoConditionError(f"{said}; set conditional_writes: auto")
+
+
+def _passes(error: StoreError, status: int) -> bool:
+    """Whether it is trouble of the moment."""
+    if error.code in _LATER or status in _LATER_STATUSES:
+        return True
+    return status >= _SERVER_ERROR and status != _NOT_IMPLEMENTED and error.code not in _WORDS
 
 
 def _held(error: StoreError, status: int, said: str) -> SinkMisconfiguredError:
     if error.code in _SKEWED:
+        # Not simply later: only a clock that is set right helps, and nobody would look at it.
         return SinkMisconfiguredError(f"{said}; the clock of this machine or of the store is wrong")
     if error.code in _EXPIRED:
         text = f"{said}; the credentials have expired: renew them where they come from"
         return SinkMisconfiguredError(text, credentials=True)
-    if status in {301, 302, 307, 308} or error.code in _ELSEWHERE:
+    if status in _REDIRECTS or error.code in _ELSEWHERE:
         where = f"set region: {error.region}" if error.region else "mend region or endpoint"
         return SinkMisconfiguredError(f"{said}; the bucket is elsewhere: {where}")
-    if status == _NOT_IMPLEMENTED or error.code == "NotImplemented":
-        text = "the store cannot do this: see provider, conditional_writes, encryption and"
-        return SinkMisconfiguredError(f"{said}; {text} storage_class")
-    refused = status in {_FORBIDDEN, _UNAUTHORIZED}
-    words = _WORDS.get(error.code)
-    words = words or ("it refuses our credentials" if refused else "mend the settings")
-    return SinkMisconfiguredError(f"{said}; {words}", credentials=refused)
-
-
-def expired(error: SinkMisconfiguredError) -> bool:
-    """Whether other credentials may help, and should be looked for."""
-    return error.credentials
+    refused = status in {_FORBIDDEN, _UNAUTHORIZED, _PROXY_LOGIN} and error.code not in _NO_ROOM
+    words = _WORDS.get(error.code) or _STATUS_WORDS.get(status)
+    if words is None and not error.code and status == _BAD_REQUEST:
+        # Of a HEAD that is refused there is never more than the status.
+        words, refused = "it does not say why: are the credentials or the region wrong?", True
+    return SinkMisconfiguredError(f"{said}; {words or 'mend the settings'}", credentials=refused)
 
 
 def _retry_after_s(answer: Answer) -> float | None:

@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import enum
 import hashlib
-from contextlib import suppress
 from typing import TYPE_CHECKING
 
+from sinks.closing import closing
 from sinks.interface import SinkMisconfiguredError, SinkUnavailableError
 from sinks.s3.answers import NoConditionError, ObjectExistsError, ObjectMissingError
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
     from sinks.s3.settings import S3Settings
     from sinks.s3.store import ObjectStore
 
@@ -46,7 +48,12 @@ async def probe(store: ObjectStore, prefix: str) -> Promise:
         SinkUnavailableError: It does not answer.
         SinkMisconfiguredError: It refuses to write anything.
     """
-    return await _try_twice(store, f"{prefix}.probe")
+    key = f"{prefix}.probe"
+    promise = await _try_twice(store, key)
+    # Not without a verdict: a store that allows a key one write a second refuses the second one for
+    # that; the next attempt then finds the first one there, and that is a verdict.
+    await _deleted(store, key)
+    return promise
 
 
 async def check(store: ObjectStore, settings: S3Settings) -> str:
@@ -56,18 +63,25 @@ async def check(store: ObjectStore, settings: S3Settings) -> str:
         SinkUnavailableError: It does not answer.
         SinkMisconfiguredError: It does not do what the sink needs.
     """
-    key = f"{settings.recipe.manifests}.check"
+    prefix = settings.recipe.manifests
+    key = f"{prefix}.check"
     metadata = {"sha256": hashlib.sha256(_CONTENT).hexdigest()}
-    with suppress(SinkMisconfiguredError):  # deleting is asked for again, and told, below
-        await store.delete(key)
     await store.put(key, _CONTENT, media_type=_MEDIA_TYPE, metadata=metadata, create_only=False)
-    said = [
-        await _read_back(store, key, metadata),
-        *await _listed(store, settings.recipe.manifests),
+    try:
+        said = await _read_back(store, key, metadata)
+    except SinkMisconfiguredError as error:
+        text = f"writes objects, but they cannot be compared after a crash: {error}"
+        raise SinkMisconfiguredError(text, credentials=error.credentials) from error
+    promise = await _promised(store, settings)
+    found = [
+        "writes objects",
+        said,
+        await _listed(store, prefix),
         await _deleted(store, key),
-        (await probe(store, settings.recipe.manifests)).words,
+        promise.words,
+        await _tells_what_is_missing(store, prefix, promise),
     ]
-    return "writes objects" + "".join(f"; {one}" for one in said if one)
+    return "; ".join(one for one in found if one)
 
 
 async def _try_twice(store: ObjectStore, key: str) -> Promise:
@@ -76,12 +90,10 @@ async def _try_twice(store: ObjectStore, key: str) -> Promise:
         # The first one may have been refused because of a probe that was left behind.
         await _create(store, key)
     except NoConditionError:
-        return Promise.HEAD_AND_COMPARE
+        # Only if it is the condition, and nothing else, that it refuses.
+        await store.put(key, _CONTENT, media_type=_MEDIA_TYPE, metadata={}, create_only=False)
     except ObjectExistsError:
         return Promise.CREATE_ONLY
-    finally:
-        with suppress(SinkUnavailableError, SinkMisconfiguredError):
-            await store.delete(key)
     return Promise.HEAD_AND_COMPARE
 
 
@@ -89,7 +101,24 @@ async def _create(store: ObjectStore, key: str) -> None:
     await store.put(key, _CONTENT, media_type=_MEDIA_TYPE, metadata={}, create_only=True)
 
 
-async def _read_back(store: ObjectStore, key: str, metadata: dict[str, str]) -> str:
+async def _promised(store: ObjectStore, settings: S3Settings) -> Promise:
+    """What the sink would rely on.
+
+    Raises:
+        SinkMisconfiguredError: The settings rely on what the store does not do.
+    """
+    promise = await probe(store, settings.recipe.manifests)
+    match settings.conditional_writes:
+        case "off":
+            return Promise.HEAD_AND_COMPARE
+        case "on" if promise is not Promise.CREATE_ONLY:
+            text = "conditional_writes is on, but the store writes a key twice: set it to auto"
+            raise SinkMisconfiguredError(text)
+        case _:
+            return promise
+
+
+async def _read_back(store: ObjectStore, key: str, metadata: Mapping[str, str]) -> str:
     """Whether an object can be compared with ours: without that nothing can be resumed.
 
     Raises:
@@ -102,10 +131,11 @@ async def _read_back(store: ObjectStore, key: str, metadata: dict[str, str]) -> 
         )
     content = b""
     try:
-        async for piece in store.read(key):
-            content += piece
-            if len(content) > len(_CONTENT):
-                break
+        async with closing(store.read(key)) as pieces:
+            async for piece in pieces:
+                content += piece
+                if len(content) > len(_CONTENT):
+                    break
     except ObjectMissingError as error:
         raise SinkMisconfiguredError(f"{key} was written, and cannot be read") from error
     if content != _CONTENT:
@@ -115,18 +145,36 @@ async def _read_back(store: ObjectStore, key: str, metadata: dict[str, str]) -> 
     return "reads them back"
 
 
-async def _listed(store: ObjectStore, prefix: str) -> list[str]:
+async def _listed(store: ObjectStore, prefix: str) -> str:
     try:
-        async for _ in store.list(prefix):
-            break
+        async with closing(store.list(prefix)) as listed:
+            async for _ in listed:
+                break
     except SinkMisconfiguredError as error:
-        return [f"may not list them, which only `archive` without the spool needs ({error})"]
-    return []
+        return f"may not list them, which only `archive` without the spool needs ({error})"
+    return "lists them"
 
 
 async def _deleted(store: ObjectStore, key: str) -> str:
     try:
         await store.delete(key)
-    except SinkMisconfiguredError:
-        return f"may not delete them, which it need not: {key} stays"
+    except (SinkMisconfiguredError, SinkUnavailableError):
+        return f"does not delete them, which it need not: {key} stays"
     return "deletes them"
+
+
+async def _tells_what_is_missing(store: ObjectStore, prefix: str, promise: Promise) -> str:
+    """Amazon says 403 instead of 404 to whom may not list the bucket.
+
+    Raises:
+        SinkMisconfiguredError: It does not, and nothing could be written.
+    """
+    try:
+        await store.head(f"{prefix}.missing")
+    except SinkMisconfiguredError as error:
+        advice = "allow it to list the bucket (s3:ListBucket)"
+        if promise is Promise.HEAD_AND_COMPARE:
+            text = f"it does not say that an object is missing: {advice} ({error})"
+            raise SinkMisconfiguredError(text, credentials=error.credentials) from error
+        return f"does not say that an object is missing, so nothing goes up in parts: {advice}"
+    return ""

@@ -12,6 +12,7 @@ from sinks.settings import ByteSize, Duration, Section, Within, problem
 #: Wider than any one store's rules: see `sinks.s3.providers` for those that are certain.
 _BUCKET = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{1,253}[A-Za-z0-9]")
 _WORD = re.compile(r"[A-Za-z0-9_.:/=@+-]+")
+_HOST_PART = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
 _PREFIX = re.compile(r"[A-Za-z0-9!_.*'()=/-]+")
 #: The beginnings of keys are short, so that every key stays below 1,024 bytes.
 _MAX_PREFIX = 512
@@ -29,6 +30,12 @@ def _check_word(value: str) -> str:
     return value
 
 
+def _check_host_part(value: str) -> str:
+    if not _HOST_PART.fullmatch(value):
+        raise problem("expected letters, digits and . _ -")
+    return value
+
+
 def _check_prefix(value: str) -> str:
     names = value.removesuffix("/").split("/")
     if not _PREFIX.fullmatch(value) or {"", ".", ".."}.intersection(names):
@@ -40,6 +47,8 @@ def _check_prefix(value: str) -> str:
 
 BucketName = Annotated[str, AfterValidator(_check_bucket)]
 Word = Annotated[str, AfterValidator(_check_word)]
+#: What a preset's address is made of.
+HostPart = Annotated[str, AfterValidator(_check_host_part)]
 #: Ends in a slash, whether or not it is written.
 KeyPrefix = Annotated[str, AfterValidator(_check_prefix)]
 

@@ -18,7 +18,14 @@ from sinks.s3.formats.registry import get_format
 from sinks.s3.keys import KeyTemplate
 from sinks.s3.plan import Recipe
 from sinks.s3.providers import PRESETS, Provider, fits_host, provider_at
-from sinks.s3.sections import BucketName, EncryptionSettings, KeyPrefix, WindowSettings, Word
+from sinks.s3.sections import (
+    BucketName,
+    EncryptionSettings,
+    HostPart,
+    KeyPrefix,
+    WindowSettings,
+    Word,
+)
 from sinks.server import ServerSettings, Url
 from sinks.settings import (
     ByteSize,
@@ -48,17 +55,18 @@ class S3Settings(ServerSettings):
     `gcs` (Google Cloud Storage, with HMAC keys), `ceph` or `other`. Left out, what the endpoint's
     host says, and `aws` without an endpoint."""
     bucket: BucketName
-    """The bucket. It must be there; the sink creates none."""
+    """The bucket. It has to exist; the sink creates none."""
     endpoint: Url | None = None
-    """Where the store is, without the bucket; left out, where the provider has it."""
-    account: Word | None = None
-    """The account's id, which is part of the endpoint of `r2`."""
-    region: Word | None = None
+    """The store's address, without the bucket. Amazon, CoreWeave, Google, and Cloudflare with an
+    `account`, have one by themselves."""
+    account: HostPart | None = None
+    """Only for `r2`: the account's id, of which its endpoint is made."""
+    region: HostPart | None = None
     """The bucket's region. Left out, what the provider always has, such as `auto`; or AWS_REGION or
     AWS_DEFAULT_REGION, when provider and endpoint are left out, too."""
     addressing: Addressing | None = None
     """`virtual`: the bucket is part of the host's name. `path`: part of the path. Left out, what
-    the provider wants."""
+    the provider wants, and `path` for a bucket that cannot be part of a host's name."""
     key: str = "logs/dt={date}/hour={hour}/{first}-{last}"
     """The key of each object. `{sandbox_id}`, `{container}`, `{display_name}`, `{date}` and
     `{hour}` (UTC, from the line's stamp), `{first}` and `{last}` (the object's first and last
@@ -70,7 +78,7 @@ class S3Settings(ServerSettings):
     compression: Compression = "zstd"
     """`zstd`, `gzip` or `none`."""
     level: Annotated[int, Field(ge=1, le=19)] | None = None
-    """How hard to compress; left out, 3 for zstd and 6 for gzip."""
+    """How hard to compress: 1 to 19 for zstd, 1 to 9 for gzip. Left out, 3 and 6."""
     window: WindowSettings = WindowSettings()
     """When what has come becomes objects."""
     manifest_prefix: KeyPrefix | None = None
@@ -95,18 +103,20 @@ class S3Settings(ServerSettings):
     """A file with profiles, in place of ~/.aws/credentials; it is read again when the store refuses
     what is in it."""
     anonymous: bool = False
-    """Sign nothing, for stores that know nobody."""
+    """Sign nothing, for stores that ask nobody who they are."""
     storage_class: Word | None = None
-    """The storage class of objects, such as `STANDARD_IA`; left out, the bucket's."""
+    """The storage class of objects, such as `STANDARD_IA`; left out, the bucket's. A lifecycle rule
+    is better for classes that have to be restored before they can be read."""
     encryption: EncryptionSettings | None = None
     """How the store encrypts objects."""
     conditional_writes: Literal["auto", "on", "off"] = "auto"
-    """Whether the store itself refuses to write a key twice (If-None-Match). `auto` tries it at
-    every start, with a small object beside the manifests."""
+    """Whether the store itself is asked to refuse to write a key twice (`If-None-Match: *`). `auto`
+    tries at every start whether it does, with a small object beside the manifests; `off` looks
+    whether there is something before each write."""
     multipart_above: Annotated[ByteSize, Within("5MiB", "5GiB")] = 256 * 1024 * 1024
-    """A larger object is uploaded in parts."""
+    """Objects larger than this are uploaded in parts; others in one request."""
     part_size: Annotated[ByteSize, Within("5MiB", "5GiB")] = 64 * 1024 * 1024
-    """The size of these parts; all are equal but the last."""
+    """The size of these parts; all are equal but the last, as some stores demand."""
     timeout: Annotated[Duration, Within("10ms", "1h")] = 300.0
     """How long one request may take, from its beginning to the end of the answer."""
     idle_timeout: Annotated[Duration, Within("10ms", "1h")] = 30.0
@@ -138,7 +148,7 @@ class S3Settings(ServerSettings):
         if self.endpoint is not None:
             return self.endpoint
         preset = PRESETS[self.store].endpoint
-        if self.store_region.startswith("cn-"):
+        if self.store == "aws" and self.store_region.startswith("cn-"):
             preset = f"{preset}.cn"
         return preset.format(region=self.store_region, account=self.account or "")
 
@@ -310,7 +320,7 @@ class S3Settings(ServerSettings):
             return self
         # Signatures do not give the secret key away, but lines and session tokens are readable.
         text = (
-            "http:// lets everybody in between read the lines and use the requests' credentials;"
+            "http:// lets everybody in between read the lines, and a session token;"
             ' use https://, or set "allow_plaintext: true"'
         )
         raise problem(text, at=["endpoint"], about=["endpoint", "allow_plaintext"], seen=False)

@@ -3,16 +3,22 @@
 from __future__ import annotations
 
 import asyncio
+from contextlib import contextmanager
+from functools import cache
 from typing import TYPE_CHECKING, Any
 
+from sinks.addresses import is_header_text
 from sinks.answers import printable
 from sinks.credentials import read_secret
 from sinks.interface import SinkMisconfiguredError, SinkUnavailableError
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Iterator, Mapping
+
+    from botocore.awsrequest import AWSRequest
 
     from sinks.s3.settings import S3Settings
+    from sinks.settings import SecretSource
 
 _NONE_FOUND = (
     "no credentials were found: set access_key_id and secret_access_key, profile or"
@@ -56,7 +62,9 @@ class Signer:
         if self._settings.anonymous:
             return {**headers, "x-amz-content-sha256": sha256}
         credentials = await self._credentials()
-        return _sign(credentials, self._region, method, url, headers, sha256)
+        return await asyncio.to_thread(
+            _sign, credentials, self._region, method, url, headers, sha256
+        )
 
     async def _credentials(self) -> Any:
         settings = self._settings
@@ -67,32 +75,46 @@ class Signer:
         return await asyncio.to_thread(_frozen, self._found)
 
 
+def telling_values(signed: Mapping[str, str]) -> list[str]:
+    """What of a signed request's headers no message may hold."""
+    token, signature = signed.get("x-amz-security-token"), signed.get("authorization", "")
+    return [value for value in (token, signature.rpartition("Signature=")[2]) if value]
+
+
 def _given(settings: S3Settings) -> Any:
     from botocore.credentials import ReadOnlyCredentials
 
     secret, token = settings.secret("secret_access_key"), settings.secret("session_token")
     assert secret is not None, "validated"
+    key = read_secret(secret).strip()
+    if not key.isprintable():
+        text = f"{secret.key}: expected printable text on one line"
+        raise SinkMisconfiguredError(text, credentials=True)
     return ReadOnlyCredentials(
-        settings.access_key_id,
-        read_secret(secret),
-        None if token is None else read_secret(token),
+        settings.access_key_id, key, None if token is None else _header_value(token)
     )
 
 
+def _header_value(source: SecretSource) -> str:
+    value = read_secret(source).strip()
+    if not is_header_text(value):
+        text = f"{source.key}: expected one word of printable ASCII"
+        raise SinkMisconfiguredError(text, credentials=True)
+    return value
+
+
 def _look(settings: S3Settings) -> Any:
-    from botocore.exceptions import BotoCoreError
     from botocore.session import Session
 
-    session = Session(profile=settings.profile)
-    if settings.credentials_file is not None:
-        session.set_config_variable("credentials_file", str(settings.credentials_file))
-        if not settings.credentials_file.is_file():
-            text = f"credentials_file: {settings.credentials_file}: there is no such file"
-            raise SinkMisconfiguredError(text, credentials=True)
-    try:
+    file = settings.credentials_file
+    if file is not None and not file.is_file():
+        text = f"credentials_file: {file}: there is no such file"
+        raise SinkMisconfiguredError(text, credentials=True)
+    with _translated():
+        session = Session(profile=settings.profile)
+        if file is not None:
+            session.set_config_variable("credentials_file", str(file))
         found = session.get_credentials()
-    except BotoCoreError as error:
-        raise _verdict(error) from error
     if found is None:
         raise SinkMisconfiguredError(_NONE_FOUND, credentials=True)
     return found
@@ -100,34 +122,50 @@ def _look(settings: S3Settings) -> Any:
 
 def _frozen(credentials: Any) -> Any:
     """As they are now; what expires soon is renewed first."""
-    from botocore.exceptions import BotoCoreError, ClientError
+    with _translated():
+        return credentials.get_frozen_credentials()
+
+
+@contextmanager
+def _translated() -> Iterator[None]:
+    """Where botocore's errors end; those of files and commands that it reads come as they are."""
+    from botocore.exceptions import (
+        BotoCoreError,
+        ClientError,
+        HTTPClientError,
+        MetadataRetrievalError,
+    )
+    from botocore.exceptions import ConnectionError as NotConnectedError
 
     try:
-        return credentials.get_frozen_credentials()
-    except (BotoCoreError, ClientError) as error:
-        raise _verdict(error) from error
+        yield
+    except (HTTPClientError, NotConnectedError, MetadataRetrievalError) as error:
+        text = f"credentials cannot be had: {printable(str(error))}"
+        raise SinkUnavailableError(text) from error
+    except (BotoCoreError, ClientError, OSError, ValueError) as error:
+        text = f"credentials cannot be had: {printable(str(error))}"
+        raise SinkMisconfiguredError(text, credentials=True) from error
 
 
-def _verdict(error: Exception) -> SinkUnavailableError | SinkMisconfiguredError:
-    from botocore.exceptions import HTTPClientError, MetadataRetrievalError
+@cache
+def _auth() -> Any:
+    """How requests are signed; importing it takes its time."""
+    from botocore.auth import S3SigV4Auth
 
-    why = printable(str(error))
-    if isinstance(error, (HTTPClientError, MetadataRetrievalError)):
-        return SinkUnavailableError(f"credentials cannot be had: {why}")
-    return SinkMisconfiguredError(f"credentials cannot be had: {why}", credentials=True)
+    class Auth(S3SigV4Auth):  # type: ignore[misc]  # botocore has no types
+        def payload(self, request: AWSRequest) -> str:
+            # Known already; botocore would read the whole body once more, or leave it out.
+            return str(request.context["sha256"])
+
+    return Auth
 
 
 def _sign(
     credentials: Any, region: str, method: str, url: str, headers: Mapping[str, str], sha256: str
 ) -> dict[str, str]:
-    from botocore.auth import S3SigV4Auth
     from botocore.awsrequest import AWSRequest
 
-    class Auth(S3SigV4Auth):  # type: ignore[misc]  # botocore has no types
-        def payload(self, _: AWSRequest) -> str:
-            # Known already; botocore would read the whole body once more, or leave it out.
-            return sha256
-
     request = AWSRequest(method, url, headers=dict(headers))
-    Auth(credentials, "s3", region).add_auth(request)
+    request.context["sha256"] = sha256
+    _auth()(credentials, "s3", region).add_auth(request)
     return {name.lower(): value for name, value in request.headers.items()}

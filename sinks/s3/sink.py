@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 
 import structlog
 
+from sinks.interface import SinkUnavailableError
 from sinks.s3.archive import S3Archive
 from sinks.s3.building import build, verify_staged, window_name
 from sinks.s3.index import IndexEntry, compacted, to_state
@@ -30,6 +31,7 @@ if TYPE_CHECKING:
 
     from sinks.archive import Archive
     from sinks.interface import SinkState, StateChanges
+    from sinks.s3.plan import StagedObject
     from sinks.s3.settings import S3Settings
     from sinks.window import Window
 
@@ -54,7 +56,8 @@ class S3Sink:
         self._promise: Promise | None = None
         # Windows are built one after the other: two at once would take the memory of two.
         self._building = asyncio.Lock()
-        self._under_way: set[str] = set()
+        # By window under way, the keys of the objects that are certain to be in the bucket.
+        self._there: dict[str, set[str]] = {}
 
     @property
     def description(self) -> str:
@@ -107,14 +110,13 @@ class S3Sink:
             SinkMisconfiguredError: Credentials, the bucket, a key that is taken, the disk.
         """
         name = window_name(window, self._name)
-        self._under_way.add(name)
-        try:
-            plan = await self._planned(window, name)
-            if not plan.objects:
-                return {}
-            await self._upload(plan)
-        finally:
-            self._under_way.discard(name)
+        there = self._there.setdefault(name, set())
+        plan = await self._planned(window, name)
+        if plan.objects:
+            await self._upload(plan, there)
+        del self._there[name]
+        if not plan.objects:
+            return {}
         return {**await self._indexed(window, plan), self._key(window): None}
 
     async def close(self) -> None:
@@ -166,13 +168,30 @@ class S3Sink:
                 await self._sweep()
             return plan
 
-    async def _upload(self, plan: WindowPlan) -> None:
-        assert self._uploader is not None, "write before open"
+    async def _upload(self, plan: WindowPlan, there: set[str]) -> None:
+        """Upload what is not there yet; the manifest when everything else is.
+
+        Args:
+            plan: The window.
+            there: The keys of what is there; what comes to be there is added.
+        """
+        uploader = self._uploader
+        assert uploader is not None, "write before open"
         directory = self._known_state.directory / plan.window
+
+        async def ensure(staged: StagedObject) -> None:
+            if staged.key not in there:
+                await uploader.ensure(plan.window, staged, directory / staged.file)
+                there.add(staged.key)
+
         *objects, manifest = plan.objects
-        ensure = self._uploader.ensure
-        await together(ensure(plan.window, one, directory / one.file) for one in objects)
-        await ensure(plan.window, manifest, directory / manifest.file)
+        before = len(there)
+        try:
+            await together(map(ensure, objects))
+            await ensure(manifest)
+        except SinkUnavailableError as error:
+            error.progressed = len(there) > before
+            raise
 
     async def _indexed(self, window: Window, plan: WindowPlan) -> StateChanges:
         state = self._known_state
@@ -195,7 +214,7 @@ class S3Sink:
         keys = state.keys()
         plans = [state.get(key) for key in keys if key.startswith(PLAN_PREFIX)]
         kept = {WindowPlan.decode(data).window for data in plans if data is not None}
-        kept |= self._under_way
+        kept |= self._there.keys()
         await asyncio.to_thread(_delete_others, state.directory, kept)
 
     @property

@@ -13,6 +13,8 @@ from typing import TYPE_CHECKING, Any
 from urllib.parse import unquote_plus
 
 from sinks.answers import origin
+from sinks.closing import closing
+from sinks.credentials import concealed
 from sinks.interface import SinkMisconfiguredError, SinkUnavailableError
 from sinks.s3.addressing import Bucket
 from sinks.s3.answers import (
@@ -24,7 +26,7 @@ from sinks.s3.answers import (
     parse_xml,
 )
 from sinks.s3.body import FilePart
-from sinks.s3.signing import Signer
+from sinks.s3.signing import Signer, telling_values
 from sinks.web import WebClient
 
 if TYPE_CHECKING:
@@ -32,6 +34,7 @@ if TYPE_CHECKING:
     from xml.etree.ElementTree import Element
 
     from sinks.answers import Answer
+    from sinks.s3.answers import Subject
     from sinks.s3.settings import S3Settings
 
 __all__ = [
@@ -110,7 +113,9 @@ class ObjectStore:
         """
         headers = self._object_headers(media_type, metadata)
         headers |= self._condition(create_only=create_only)
-        answer = await self._ask("PUT", key, body=body, headers=headers, conditional=create_only)
+        answer = await self._ask(
+            "PUT", key, body=body, headers=headers, subject="bucket", conditional=create_only
+        )
         if "etag" not in answer.headers:
             # No store leaves it out: something in between has answered, or the store is confused.
             raise SinkUnavailableError("the store confirmed a PUT without an ETag")
@@ -137,12 +142,13 @@ class ObjectStore:
         url = self._bucket.of(key)
         headers = await self._signer.signed("GET", url, {}, _EMPTY_SHA256)
         async with self._web.stream(url, headers) as (answer, pieces):
-            self._check(answer, url)
+            self._check(answer, url, headers)
             whole_bytes = _number(answer.headers.get("content-length"))
             got_bytes = 0
-            async for piece in pieces:
-                got_bytes += len(piece)
-                yield piece
+            async with closing(pieces):
+                async for piece in pieces:
+                    got_bytes += len(piece)
+                    yield piece
             if got_bytes < whole_bytes:
                 raise SinkUnavailableError(f"{origin(url)} broke off in the middle of {key}")
 
@@ -172,6 +178,8 @@ class ObjectStore:
             token = page.findtext("NextContinuationToken")
             if page.findtext("IsTruncated") != "true" or not token:
                 return
+            if token == query.get("continuation-token"):
+                raise SinkUnavailableError(f"{origin(self._bucket.url)} lists one page for ever")
             query["continuation-token"] = token
 
     async def begin_multipart(
@@ -200,7 +208,7 @@ class ObjectStore:
             UploadGoneError: The store does not know the upload.
         """
         query = {"partNumber": str(number), "uploadId": upload_id}
-        answer = await self._upload_ask("PUT", key, query, body)
+        answer = await self._ask("PUT", key, query, body=body, subject="upload")
         etag = answer.headers.get("etag")
         if not etag:
             raise SinkUnavailableError("the store confirmed a part without an ETag")
@@ -224,12 +232,13 @@ class ObjectStore:
             '<CompleteMultipartUpload xmlns="http://s3.amazonaws.com/doc/2006-03-01/">'
             f"{parts}</CompleteMultipartUpload>"
         )
-        answer = await self._upload_ask(
+        answer = await self._ask(
             "POST",
             key,
             {"uploadId": upload_id},
-            body.encode(),
-            self._condition(create_only=create_only),
+            body=body.encode(),
+            headers=self._condition(create_only=create_only),
+            subject="upload",
             conditional=create_only,
         )
         # White space may come for minutes before the result, which may be none.
@@ -243,7 +252,7 @@ class ObjectStore:
         Raises:
             UploadGoneError: The store does not know it.
         """
-        await self._upload_ask("DELETE", key, {"uploadId": upload_id})
+        await self._ask("DELETE", key, {"uploadId": upload_id}, subject="upload")
 
     async def uploads(self, prefix: str) -> Sequence[tuple[str, str]]:
         """Key and id of uploads that were begun, of keys that begin so: at most a thousand."""
@@ -273,30 +282,18 @@ class ObjectStore:
         headers: Mapping[str, str] | None = None,
     ) -> Element:
         answer = await self._ask(
-            method, key, query, headers=headers, max_answer_bytes=_MAX_LIST_BYTES
+            method,
+            key,
+            query,
+            headers=headers,
+            subject="bucket",
+            max_answer_bytes=_MAX_LIST_BYTES,
         )
         root = parse_xml(answer.body.strip())
         if root is None or root.tag != tag:
             text = f"{origin(self._bucket.url)} does not answer as S3 does: expected {tag}"
             raise SinkMisconfiguredError(f"{text}; mend endpoint or addressing")
         return root
-
-    async def _upload_ask(
-        self,
-        method: str,
-        key: str,
-        query: Mapping[str, str],
-        body: bytes | FilePart | None = None,
-        headers: Mapping[str, str] | None = None,
-        *,
-        conditional: bool = False,
-    ) -> Answer:
-        try:
-            return await self._ask(
-                method, key, query, body=body, headers=headers, conditional=conditional
-            )
-        except ObjectMissingError as error:  # 404 without a word
-            raise UploadGoneError(str(error)) from error
 
     async def _ask(
         self,
@@ -306,6 +303,7 @@ class ObjectStore:
         *,
         body: bytes | FilePart | None = None,
         headers: Mapping[str, str] | None = None,
+        subject: Subject = "object",
         conditional: bool = False,
         **more: Any,
     ) -> Answer:
@@ -316,12 +314,22 @@ class ObjectStore:
         if method in {"PUT", "POST"}:
             sent["content-length"] = str(size_bytes)
         answer = await self._web.request(method, url, content, sent, **more)
-        self._check(answer, url, conditional=conditional)
+        self._check(answer, url, sent, subject=subject, conditional=conditional)
         return answer
 
-    def _check(self, answer: Answer, url: str, *, conditional: bool = False) -> None:
+    def _check(
+        self,
+        answer: Answer,
+        url: str,
+        sent: Mapping[str, str],
+        *,
+        subject: Subject = "object",
+        conditional: bool = False,
+    ) -> None:
+        if answer.status >= 300:  # noqa: PLR2004 - whatever is no success
+            answer = concealed(answer, telling_values(sent))
         try:
-            check_answer(answer, url=url, conditional=conditional)
+            check_answer(answer, url=url, subject=subject, conditional=conditional)
         except SinkMisconfiguredError as error:
             if error.credentials:
                 self._signer.forget()

@@ -12,27 +12,33 @@ if TYPE_CHECKING:
 
 
 async def together(calls: Iterable[Coroutine[object, object, None]]) -> None:
-    """Return when all are done; when one fails, the others are cancelled and waited for.
+    """Return when all are done.
+
+    A verdict of one does not stop the others: what they get done need not be done again. Anything
+    else cancels them, and waits for them.
 
     Raises:
         Exception: What one of them raised; if somebody must mend something, that.
     """
+    verdicts: list[BaseException] = []
+
+    async def until_its_end(call: Coroutine[object, object, None]) -> None:
+        try:
+            await call
+        except SinkError as error:
+            verdicts.append(error)
+
     try:
         async with asyncio.TaskGroup() as tasks:
             for call in calls:
-                tasks.create_task(call)
+                tasks.create_task(until_its_end(call))
     except BaseExceptionGroup as group:
-        raise min(_flat(group), key=_rank) from None
+        raise _flat(group)[0] from None
+    if verdicts:
+        raise min(verdicts, key=lambda error: not isinstance(error, SinkMisconfiguredError))
 
 
 def _flat(error: BaseException) -> list[BaseException]:
     if isinstance(error, BaseExceptionGroup):
         return [one for inner in error.exceptions for one in _flat(inner)]
     return [error]
-
-
-def _rank(error: BaseException) -> int:
-    """A bug says most, then what somebody must mend, then trouble that passes."""
-    if not isinstance(error, SinkError):
-        return 0
-    return 1 if isinstance(error, SinkMisconfiguredError) else 2
