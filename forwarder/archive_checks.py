@@ -108,12 +108,12 @@ class Spans:
 class _Life:
     """The lines of one generation of a stream."""
 
-    __slots__ = ("gap_places", "lines", "lost")
+    __slots__ = ("believed", "lines", "lost")
 
     def __init__(self) -> None:
         self.lines = Spans()
         self.lost = Spans()
-        self.gap_places: set[int] = set()
+        self.believed: set[int] = set()
 
     @property
     def first(self) -> int:
@@ -144,12 +144,18 @@ class LineLedger:
         for run in runs:
             life = self._life(run.sandbox_id, run.container, run.generation)
             if run.gap:
-                life.gap_places.add(run.first_line)
                 continue
             for start, stop in life.lines.add(run.first_line, run.first_line + run.lines):
                 which = _lines(start, stop)
                 name = _name(run.sandbox_id, run.container, run.generation)
                 self._report.tell(f"{name}: {which} once more in {terminal_safe(key)}")
+
+    def believe(self, runs: Iterable[Run]) -> None:
+        """An object has these, and was not read: a gap record among them accounts for its hole."""
+        for run in runs:
+            if run.gap:
+                life = self._life(run.sandbox_id, run.container, run.generation)
+                life.believed.add(run.first_line)
 
     def explain(
         self, sandbox_id: str, container: str, generation: int, first: int, stop: int | None
@@ -193,16 +199,10 @@ class LineLedger:
 
     def _untold(self, life: _Life, start: int, stop: int) -> list[tuple[int, int]]:
         """What of a hole no gap record accounts for; the rest is counted."""
-        untold = life.lost.holes(start, stop)
-        if not self._report.contents and self._is_marked(life, start, stop):
-            untold = []
+        is_believed = not life.believed.isdisjoint((start, stop))
+        untold = [] if is_believed else life.lost.holes(start, stop)
         self._report.missing_told += stop - start - sum(high - low for low, high in untold)
         return untold
-
-    @staticmethod
-    def _is_marked(life: _Life, start: int, stop: int) -> bool:
-        """Whether a gap record stands at a hole; what it says is not known."""
-        return any(place in life.gap_places for place in (start, stop))
 
     def _life(self, sandbox_id: str, container: str, generation: int) -> _Life:
         lives = self._streams.setdefault((sandbox_id, container), {})

@@ -227,8 +227,8 @@ async def verify(
                 report.lines += archived.lines
                 report.size_bytes += archived.size_bytes
                 ledger.add(archived.runs, archived.key)
-                if not quick:
-                    await _read(archive, archived, ledger, report)
+                if quick or not await _read(archive, archived, ledger, report):
+                    ledger.believe(archived.runs)
                 progress(report)
     ledger.finish()
     return report
@@ -251,8 +251,8 @@ async def _despite_damage(
 
 async def _read(
     archive: Archive, archived: ArchivedObject, ledger: LineLedger, report: ArchiveReport
-) -> None:
-    """Read all of an object; its gap records say what is missing."""
+) -> bool:
+    """Read all of an object; its gap records say what is missing. Whether that was possible."""
     try:
         async with closing(archive.records(archived)) as batches:
             async for batch in batches:
@@ -262,6 +262,8 @@ async def _read(
                         ledger.explain(*identity, *lost)
     except ArchiveError as error:
         report.tell(str(error))
+        return False
+    return True
 
 
 @asynccontextmanager

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 import orjson
 
 from forwarder.model import GapKind
-from sinks.ndjson import rfc3339
+from sinks.ndjson import rfc3339, rfc3339_column
 from sinks.terminal import line_safe, terminal_safe
 
 if TYPE_CHECKING:
@@ -130,16 +130,18 @@ class JsonWriter:
 
     def write(self, records: Iterable[ArchivedRecord]) -> None:
         """See `Writer`."""
-        self._output.write(b"".join([_json(record) for record in records]))
+        found = list(records)
+        times = rfc3339_column(record.stamp_ns for record in found)
+        self._output.write(b"".join(map(_json, found, times)))
         self._output.flush()
 
     def finish(self) -> None:
         """See `Writer`."""
 
 
-def _json(record: ArchivedRecord) -> bytes:
+def _json(record: ArchivedRecord, time: str) -> bytes:
     fields: dict[str, Any] = {
-        "time": rfc3339(record.stamp_ns),
+        "time": time,
         "sandbox_id": record.sandbox_id,
         "container": record.container,
     }

@@ -19,6 +19,7 @@ from __future__ import annotations
 
 from base64 import b64encode
 from datetime import UTC, datetime
+from functools import lru_cache
 from typing import TYPE_CHECKING, Any
 
 import orjson
@@ -95,20 +96,27 @@ def gap_stamp_ns(source: Slice) -> int:
 
 def rfc3339(stamp_ns: int) -> str:
     """A stamp as RFC 3339 in UTC, always with nine digits and `Z`."""
-    return next(rfc3339_column([stamp_ns]))
+    return rfc3339_column([stamp_ns])[0]
 
 
-def rfc3339_column(stamps_ns: Iterable[int]) -> Iterator[str]:
+def rfc3339_column(stamps_ns: Iterable[int]) -> list[str]:
     """Many stamps; those of one second, which mostly come together, share its calendar work."""
-    last_s = None
-    prefix = ""
+    times = []
+    last_s, second_ns, form = None, 0, ""
     for stamp_ns in stamps_ns:
-        second, fraction_ns = divmod(stamp_ns, _NS_PER_S)
+        second = stamp_ns // _NS_PER_S
         if second != last_s:
-            moment = datetime.fromtimestamp(second, UTC)
-            prefix = moment.replace(tzinfo=None).isoformat() + "."
-            last_s = second
-        yield f"{prefix}{fraction_ns:09d}Z"
+            last_s, second_ns, form = second, second * _NS_PER_S, _form_of(second)
+        # Of all ways to fill up with zeros this one takes the least time.
+        times.append(form % (stamp_ns - second_ns))
+    return times
+
+
+@lru_cache(maxsize=256)
+def _form_of(second: int) -> str:
+    """A second as RFC 3339, with a place for its nanoseconds."""
+    moment = datetime.fromtimestamp(second, UTC).replace(tzinfo=None)
+    return moment.isoformat() + ".%09dZ"
 
 
 def _fields(source: Slice) -> dict[str, Any]:

@@ -1,15 +1,16 @@
 """What a sink's tests need: state that survives a crash, sinks that behave as told, builders.
 
-Part of the public interface: a sink author's tests use it as this project's own do.
+Part of the public interface: a sink author's tests use it as this project's own do. What sinks of
+windows need is in `sinks.testing_windows`.
 """
 
 from __future__ import annotations
 
 import asyncio
 import re
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from functools import partial
-from typing import TYPE_CHECKING, TypeAlias
+from typing import TYPE_CHECKING
 
 from sinks.interface import (
     Batch,
@@ -18,21 +19,32 @@ from sinks.interface import (
     PartlyDeliveredError,
     Refusal,
     SinkUnavailableError,
-    Slice,
-    Stream,
 )
-from sinks.ndjson import rfc3339
+from sinks.testing_builders import STREAM, batch_of, end_of, gap_of, slice_of
+from sinks.testing_records import Record, RecordKey, records_of
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
+    from pathlib import Path
 
-    from sinks.interface import Sink, SinkState, StateChanges
+    from sinks.interface import Sink, SinkState, Slice, StateChanges
 
-#: The stream of slices that name none.
-STREAM = Stream("sbx-1", "main")
-
-#: Sandbox id, container, generation, line, part, and what a record of ours says.
-RecordKey: TypeAlias = tuple[str, str, int, int, int, str]
+__all__ = [
+    "STREAM",
+    "FailingSink",
+    "GatedSink",
+    "MemorySink",
+    "MemoryState",
+    "PickySink",
+    "Record",
+    "RecordKey",
+    "SlowSink",
+    "batch_of",
+    "deliver",
+    "end_of",
+    "gap_of",
+    "slice_of",
+]
 
 
 class MemoryState:
@@ -41,10 +53,24 @@ class MemoryState:
     A crash loses the changes that `write` returned and that nobody committed, and nothing else:
     simply open a new sink on the same state. A power cut may lose what was committed since the last
     `remember`, with the cursor: give a new state earlier `values`, and deliver again from there.
+
+    Args:
+        values: What is remembered from the beginning.
+        directory: Where a sink finds its `SinkState.directory`; one that asks for it needs it.
     """
 
-    def __init__(self, values: Mapping[str, bytes] | None = None) -> None:
+    def __init__(
+        self, values: Mapping[str, bytes] | None = None, *, directory: Path | None = None
+    ) -> None:
         self.values = dict(values or {})
+        self._directory = directory
+
+    @property
+    def directory(self) -> Path:
+        """What the test gave; made when it is asked for."""
+        assert self._directory is not None, "give MemoryState a directory"
+        self._directory.mkdir(mode=0o700, parents=True, exist_ok=True)
+        return self._directory
 
     def get(self, key: str) -> bytes | None:
         """The value last remembered or committed under this key."""
@@ -73,31 +99,6 @@ async def deliver(sink: Sink, state: MemoryState, *batches: Batch) -> None:
         state.commit(await sink.write(batch))
 
 
-@dataclass(frozen=True, slots=True)
-class Record:
-    """A line, a part of one, a gap record or an end record, as `MemorySink` keeps it."""
-
-    sandbox_id: str
-    container: str
-    line: int
-    part: int
-    stamp_ns: int
-    text: bytes
-    gap: Mapping[str, str | int | None] | None = None
-    end: Mapping[str, str | int] | None = None
-    generation: int = 0
-
-    @property
-    def key(self) -> RecordKey:
-        """What makes it this record and no other: the record id, and the kind of record."""
-        ours = self.end if self.gap is None else self.gap
-        kind = "" if ours is None else str(sorted(ours.items(), key=str))
-        return (
-            *(self.sandbox_id, self.container, self.generation),
-            *(self.line, self.part, kind),
-        )
-
-
 class MemorySink:
     """Keeps every record once, in order of first arrival.
 
@@ -121,7 +122,7 @@ class MemorySink:
         """Keep the batch's records; one with the same record id is kept already."""
         self.batches.append(batch)
         for source in batch.slices:
-            for record in _records(source):
+            for record in records_of(source):
                 self.kept.setdefault(record.key, record)
         return {}
 
@@ -239,7 +240,7 @@ class PickySink:
         self.attempts.append(batch)
         if self._max_bytes is not None and batch.raw_bytes > self._max_bytes:
             raise BatchRejectedError("too large", status="413", too_large=True)
-        texts = [record.text for source in batch.slices for record in _records(source)]
+        texts = [record.text for source in batch.slices for record in records_of(source)]
         poison = [index for index, text in enumerate(texts) if text in self.poison]
         later = [index for index, text in enumerate(texts) if text in self._later]
         self._later.difference_update(texts)
@@ -311,111 +312,6 @@ class GatedSink:
         return self._gates.setdefault(first_id, asyncio.Event())
 
 
-def slice_of(
-    lines: Sequence[tuple[int, bytes | str]],
-    *,
-    stream: Stream = STREAM,
-    first_line: int = 0,
-    part: int = 0,
-    ended: bool = True,
-    generation: int = 0,
-) -> Slice:
-    """A slice of lines given as (stamp in nanoseconds, text), received at the latest of the stamps.
-
-    Args:
-        lines: For a part, exactly one.
-        stream: Where they come from.
-        first_line: The line number of the first one.
-        part: 0 for whole lines, else the part's number; later parts carry no stamp.
-        ended: Whether the last line has its newline.
-        generation: Which life of the container.
-    """
-    stamps_ns = [stamp_ns for stamp_ns, _ in lines]
-    texts = [text.encode() if isinstance(text, str) else text for _, text in lines]
-    heads = [b"" if part > 1 else rfc3339(stamp_ns).encode() + b" " for stamp_ns in stamps_ns]
-    raw = b"\n".join(head + text for head, text in zip(heads, texts, strict=True))
-    return Slice(
-        stream=stream,
-        first_line=first_line,
-        line_count=len(lines),
-        raw=raw + b"\n" if ended and lines else raw,
-        received_ns=max(stamps_ns, default=0),
-        decode=lambda _: Columns(stamps_ns, texts),
-        part=part,
-        generation=generation,
-    )
-
-
-def gap_of(
-    *,
-    stream: Stream = STREAM,
-    first_line: int = 0,
-    cause: str = "anchor_lost",
-    kind: str = "range",
-    bounds: str = "exact",
-    before_line: int | None = None,
-    from_stamp_ns: int = 0,
-    to_stamp_ns: int = 0,
-    from_offset: int | None = None,
-    to_offset: int | None = None,
-    noticed_ns: int = 1,
-    filled_ns: int = 0,
-    missing_bytes: int | None = None,
-    generation: int = 0,
-) -> Slice:
-    """A gap record before the line of this number, with every key that the engine's have."""
-    return Slice(
-        stream=stream,
-        first_line=first_line,
-        line_count=0,
-        raw=b"",
-        received_ns=noticed_ns,
-        decode=lambda _: Columns((), ()),
-        gap={
-            "kind": kind,
-            "cause": cause,
-            "bounds": bounds,
-            "generation": generation,
-            "after_line": first_line - 1,
-            "before_line": before_line,
-            "from_stamp_ns": from_stamp_ns,
-            "to_stamp_ns": to_stamp_ns,
-            "from_offset": from_offset,
-            "to_offset": to_offset,
-            "missing_bytes": missing_bytes,
-            "noticed_ns": noticed_ns,
-            "filled_ns": filled_ns,
-        },
-        generation=generation,
-    )
-
-
-def end_of(
-    *,
-    stream: Stream = STREAM,
-    first_line: int = 0,
-    state: str = "complete",
-    ended_ns: int = 1,
-    generation: int = 0,
-) -> Slice:
-    """An end record: the stream had `first_line` lines, and none follows."""
-    return Slice(
-        stream=stream,
-        first_line=first_line,
-        line_count=0,
-        raw=b"",
-        received_ns=ended_ns,
-        decode=lambda _: Columns((), ()),
-        end={"state": state, "detail": "", "lines": first_line, "ended_ns": ended_ns},
-        generation=generation,
-    )
-
-
-def batch_of(*slices: Slice, first_id: int = 1) -> Batch:
-    """A batch of these slices, one frame each."""
-    return Batch(first_id, first_id + max(0, len(slices) - 1), slices)
-
-
 def _some(batch: Batch, indices: Sequence[int]) -> Batch:
     """A batch of some of another one's records, each in a slice of its own."""
     single: list[Slice] = []
@@ -440,20 +336,3 @@ def _some(batch: Batch, indices: Sequence[int]) -> Batch:
 
 def _decoded(columns: Columns, _: Slice) -> Columns:
     return columns
-
-
-def _records(source: Slice) -> list[Record]:
-    identity, generation = source.stream.identity, source.generation
-    if source.gap is not None or source.end is not None:
-        stamp_ns = (source.gap or {}).get("from_stamp_ns")
-        at_ns = stamp_ns if isinstance(stamp_ns, int) else 0
-        record = (*identity, source.first_line, 0, at_ns, b"")
-        return [Record(*record, gap=source.gap, end=source.end, generation=generation)]
-    columns = source.columns
-    return [
-        Record(
-            *(*identity, source.first_line + index, source.part, stamp_ns, text),
-            generation=generation,
-        )
-        for index, (stamp_ns, text) in enumerate(zip(columns.stamps_ns, columns.texts, strict=True))
-    ]

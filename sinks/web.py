@@ -136,8 +136,8 @@ class WebClient:
         """A GET whose answer may be large: its status and headers, and its body in pieces.
 
         The body of anything but a success is in the answer, as much of it as `request` reads; then
-        there are no pieces. `timeout` ends when the pieces begin; for them there is only the limit of
-        silence.
+        there are no pieces. The limit of time ends where the pieces begin; silence has one there,
+        too.
 
         Raises:
             SinkUnavailableError: No answer, or it broke off; also from the pieces.

@@ -258,7 +258,7 @@ class S3Settings(ServerSettings):
             raise problem(
                 'format "text" does not say whose lines they are: the key needs {sandbox_id} and'
                 " {container}",
-                at=["key"],
+                at=["key" if "key" in self.model_fields_set else "format"],
                 about=["key", "format"],
             )
         return self

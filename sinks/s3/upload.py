@@ -144,6 +144,7 @@ class Uploader:
             if self._promise is Promise.CREATE_ONLY or not await self._is_there(staged, metadata):
                 await self._complete(staged, upload)
         except UploadGoneError as error:
+            await self._abandon(staged.key, upload)
             await self._state.remember({key: None})
             text = f"{staged.key}: the store has forgotten its upload; it is begun anew"
             raise SinkUnavailableError(text) from error

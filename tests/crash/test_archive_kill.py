@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
 KILLS = 50
 COMMANDS = 4  # of them are the real command, the others are forked, which is quicker
-SANDBOXES = 4
+SANDBOXES = 8
 PUTS = 1000
 FAULT_RATE = 0.3
 
@@ -100,6 +100,7 @@ def check_bucket(server: S3Server, logs: dict[str, bytes]) -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(600)
 async def test_kills_and_faults_at_random_leave_every_line_in_one_object_once(
     tmp_path: Path,
 ) -> None:

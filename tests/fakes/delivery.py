@@ -59,10 +59,18 @@ def dispatcher(
     name: str = NAME,
     batch_bytes: int = 1,
     plan: DeliveryPlan | None = None,
+    exactly_once: bool = False,
 ) -> Dispatcher:
     """One frame makes a batch, unless more is asked for."""
     return Dispatcher(
-        name, sink, spool=spool, from_oldest=True, batch_bytes=batch_bytes, clock=clock, plan=plan
+        name,
+        sink,
+        spool=spool,
+        from_oldest=True,
+        batch_bytes=batch_bytes,
+        clock=clock,
+        plan=plan,
+        exactly_once=exactly_once,
     )
 
 

@@ -33,9 +33,14 @@ Fault: TypeAlias = Literal[
     "cut_answer",  # half of the answer's body comes, then the connection is closed
     "endless_body",  # the answer's body comes again and again
     "early_answer",  # the whole answer comes before the body is read; that is thrown away
+    "early_answer_and_gone",  # the same, but nothing of the body is read, and the server leaves
+    "deaf",  # the body of the request is never read, and nothing is answered
     "close_afterwards",  # the answer does not say so, but the connection is closed behind it
     "not_http",  # the body comes bare, then the connection is closed
 ]
+
+#: What happens before the body of the request is read.
+_EARLY: frozenset[Fault] = frozenset({"reset", "early_answer", "early_answer_and_gone", "deaf"})
 
 _MAX_HEAD_BYTES = 1 << 20
 #: Everything that is sent before the client has to read: more than any limit on answers.
@@ -173,8 +178,8 @@ class WebServer:
         head = await _head(reader)
         if head is None:
             return False
-        scripted = self.replies.popleft() if self.replies else None
-        if scripted is not None and scripted.fault in {"reset", "early_answer"}:
+        scripted = self._scripted(head)
+        if scripted is not None and scripted.fault in _EARLY:
             await self._record(head)
             return await _answer(reader, writer, scripted, head)
         request = Request(head.method, head.path, head.headers, await _body(reader, head.headers))
@@ -188,6 +193,11 @@ class WebServer:
     async def _tell(self) -> None:
         async with self._news:
             self._news.notify_all()
+
+    def _scripted(self, head: Request) -> Reply | None:
+        """What is answered whatever the body; a subclass may choose by the head."""
+        del head
+        return self.replies.popleft() if self.replies else None
 
     async def _reply(self, request: Request) -> Reply:
         if self._handler is None:
@@ -224,6 +234,8 @@ async def _answer(
     match reply.fault:
         case "stall":
             await _until_the_client_leaves(reader)
+        case "deaf":
+            await asyncio.Event().wait()  # until this server leaves
         case "reset" | "reset_after_body_taken":
             return _reset(writer)
         case "not_http":
@@ -252,7 +264,7 @@ def _answer_head(reply: Reply, *, length: bool | None = True) -> bytes:
     phrase = HTTPStatus(reply.status).phrase if reply.status in set(HTTPStatus) else "Scripted"
     lines = [f"HTTP/1.1 {reply.status} {phrase}"]
     lines += [f"{name}: {value}" for name, value in reply.headers.items()]
-    if reply.fault == "early_answer":
+    if reply.fault.startswith("early_answer"):
         lines.append("connection: close")
     bodyless = reply.status in {HTTPStatus.NO_CONTENT, HTTPStatus.NOT_MODIFIED}
     if length and not bodyless and not _header(reply, "content-length"):

@@ -38,8 +38,10 @@ from forwarder.spool.dead_letters import Choice
 from forwarder.spool.dropping import drop_oldest, drop_tails
 from forwarder.spool.files import StateDir
 from forwarder.spool.interface import Delivery, DropReason, Replayed, StreamCommit
+from forwarder.spool.keeping import NOTHING_KEPT, release_kept
 from forwarder.spool.overview import gap_of_record
 from forwarder.spool.requests import LetterRequest, Wish, put_request
+from forwarder.spool.room import SpoolLimits
 from forwarder.spool.sqlite import SqliteSpool, open_spool
 from forwarder.spool.verify import verify
 
@@ -152,6 +154,7 @@ parts_of_streams = st.lists(
     max_size=5,
     unique_by=lambda part: part[0],
 )
+keeps = st.sampled_from([0, 4])
 offsets = st.integers(0, 2**64 - 1)
 changes = st.dictionaries(
     st.sampled_from(["a", "b", "c"]), st.none() | st.binary(max_size=5), max_size=2
@@ -198,7 +201,9 @@ class SpoolMachine(RuleBasedStateMachine):
         self.runner = asyncio.Runner()
         self.root = Path(tempfile.mkdtemp(prefix="spool-model-", dir=FAST))
         self.lives = 0
-        self.retirements = 0
+        self.passed_ns = 0
+        self.keep_ns = 0
+        self.kept_from = NOTHING_KEPT
         self.streams: dict[StreamKey, StreamModel] = {}
         self.known_sinks: dict[str, SinkModel] = {}
         self.destinations: dict[str, str] = {}
@@ -221,7 +226,13 @@ class SpoolMachine(RuleBasedStateMachine):
     def start(self, state: StateDir) -> SqliteSpool:
         state.path.mkdir(exist_ok=True)
         self.destinations = {}
-        return self.run(open_spool(state, now=lambda: self.retirements + 1))
+        self.kept_from = 0 if self.keep_ns else NOTHING_KEPT
+        limits = SpoolLimits(keep_ns=self.keep_ns)
+        return self.run(open_spool(state, now=lambda: self.now_ns, limits=limits))
+
+    @property
+    def now_ns(self) -> int:
+        return self.passed_ns + 1
 
     def teardown(self) -> None:
         problems = verify(self.home()).problems
@@ -248,8 +259,11 @@ class SpoolMachine(RuleBasedStateMachine):
 
     # Streams -------------------------------------------------------------------------------------
 
-    @initialize()
-    def begin(self) -> None:
+    @initialize(keep_ns=keeps)
+    def begin(self, keep_ns: int) -> None:
+        self.keep_ns = keep_ns
+        self.run(self.spool.close())
+        self.spool = self.start(self.home())
         self.open_sink(SINKS[0], from_oldest=True)
         for key in KEYS:
             self.open_stream(key, "")
@@ -319,7 +333,7 @@ class SpoolMachine(RuleBasedStateMachine):
             if one.kind.holds_lines:
                 high_ns = max(high_ns, one.stamp_ns, one.last_ns)
             part = 1 if one.kind is FrameKind.PART else 0
-            stamps = (one.stamp_ns, one.last_ns, high_ns, 7)
+            stamps = (one.stamp_ns, one.last_ns, high_ns, self.now_ns)
             frames.append(FrameDraft(one.kind, one.raw, line, lines, part, *stamps, generation))
             line += lines
         session = (f"session {offset % 3}", offset)
@@ -585,7 +599,10 @@ class SpoolMachine(RuleBasedStateMachine):
         dropped = self.run(
             self.spool._writer.run(
                 lambda one: drop_oldest(
-                    one, handed=handed, enough=lambda _: next(left, None) is None, now_ns=1
+                    one,
+                    handed=handed,
+                    enough=lambda _: next(left, None) is None,
+                    now_ns=self.now_ns,
                 )
             )
         )
@@ -701,9 +718,9 @@ class SpoolMachine(RuleBasedStateMachine):
         }
         assert self.run(self.spool.configure_sinks(destinations)) == pending
         self.destinations = destinations
-        self.retirements += 1
+        self.passed_ns += 1
         for name in pending:
-            self.known_sinks[name].retired = self.retirements
+            self.known_sinks[name].retired = self.passed_ns
         for name in destinations.keys() & self.known_sinks.keys():
             self.known_sinks[name].destination = destinations[name]
 
@@ -728,7 +745,9 @@ class SpoolMachine(RuleBasedStateMachine):
 
     def prune(self) -> None:
         """A record in the place of what was kept may stay until its stream's next commit."""
+        self.pass_kept()
         doomed = {one for key in self.streams for one in self.doomed(key)} & self.held
+        doomed = {one for one in doomed if one < self.kept_from}
         count = self.run(self.spool.prune(keep_tail_ns=KEEP_TAIL_NS))
         self.shortened |= {
             key for key, one in self.streams.items() if one.state is StreamState.NOT_FOUND
@@ -745,6 +764,51 @@ class SpoolMachine(RuleBasedStateMachine):
         self.held = left
         self.committed.clear()
 
+    @rule(by_ns=st.integers(1, 6))
+    def time_passes(self, by_ns: int) -> None:
+        self.passed_ns += by_ns
+
+    def kept(self) -> list[int]:
+        """What may be kept though every sink is past it, in order."""
+        return [one for one in sorted(self.held) if self.kept_from <= one <= self.lowest_cursor]
+
+    def pass_kept(self) -> None:
+        """Up to the first frame that was not held for so long, nothing is kept any more."""
+        if not self.keep_ns:
+            return
+        received = {one: self.frames[one - 1].draft.received_ns for one in self.kept()}
+        young = (one for one, at_ns in received.items() if self.now_ns - at_ns < self.keep_ns)
+        self.kept_from = max(self.kept_from, next(young, self.lowest_cursor + 1))
+
+    @rule(most=st.integers(1, 6))
+    def release(self, most: int) -> None:
+        """For want of room the oldest go that are only kept, save the tails of streams."""
+        looked_at = self.kept()
+        chosen = looked_at[:most]
+        doomed = {one for key in self.streams for one in self.doomed(key)}
+        left = iter(range(most))
+        keeping = self.spool._gate.keeping
+        released = self.run(
+            self.spool._writer.run(
+                lambda one: release_kept(
+                    one,
+                    keeping.from_id,
+                    keep_tail_ns=KEEP_TAIL_NS,
+                    enough=lambda _: next(left, None) is None,
+                )
+            )
+        )
+        keeping.pass_to(released.from_id)
+        self.spool._recent.forget(released.newest_id)
+        assert released.frames == len(doomed & set(chosen))
+        self.held -= doomed & set(chosen)
+        if chosen:
+            self.shortened |= {
+                key for key, one in self.streams.items() if one.state is StreamState.NOT_FOUND
+            }
+        behind = chosen[-1] + 1 if len(looked_at) > most else self.lowest_cursor + 1
+        self.kept_from = max(self.kept_from, behind)
+
     def doomed(self, key: StreamKey) -> set[int]:
         """What nobody needs: every sink is past it, and it is not in a live stream's tail."""
         stream = self.streams[key]
@@ -760,8 +824,8 @@ class SpoolMachine(RuleBasedStateMachine):
         old = {one.id for one in past if everything or one.draft.high_stamp_ns < before_ns}
         return old - set(lines[-1:])
 
-    @rule(crash=st.booleans())
-    def restart(self, crash: bool) -> None:
+    @rule(crash=st.booleans(), keep_ns=keeps)
+    def restart(self, crash: bool, keep_ns: int) -> None:
         """After a crash what is in the files now is all that is left."""
         dead = self.spool
         if crash:
@@ -771,6 +835,7 @@ class SpoolMachine(RuleBasedStateMachine):
             (self.home().path / "spool.db-shm").unlink(missing_ok=True)
         else:
             self.run(dead.close())
+        self.keep_ns = keep_ns
         self.spool = self.start(self.home())
         self.run(dead.close())
         self.look_around()
@@ -798,6 +863,9 @@ class SpoolMachine(RuleBasedStateMachine):
     def the_numbers_add_up(self) -> None:
         overview = self.run(self.spool.overview())
         assert overview.frames == len(self.held)
+        past = [self.frames[one - 1] for one in self.held if one <= self.lowest_cursor]
+        assert overview.kept_lines == sum(one.draft.lines for one in past)
+        assert overview.kept_bytes == sum(len(one.draft.raw) for one in past)
         assert {one.name for one in overview.sinks} == set(self.sinks)
         for one in overview.sinks:
             sink = self.sinks[one.name]

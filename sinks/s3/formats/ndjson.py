@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from base64 import b64decode
 from dataclasses import dataclass
-from itertools import islice
 from typing import TYPE_CHECKING, Any, BinaryIO
 
 import orjson
 
 from sinks.archive import ArchivedRecord, ArchiveError
 from sinks.ndjson import encode_gap, encode_lines
+from sinks.s3.formats.gaps import gap_line
 from sinks.s3.formats.streams import ByteObjectWriter, read_lines
 from sinks.s3.formats.times import known_time
 
@@ -23,8 +23,6 @@ if TYPE_CHECKING:
 
 #: What object names end in behind the format's own ending.
 ENDINGS: dict[Compression, str] = {"zstd": ".zst", "gzip": ".gz", "none": ""}
-_AT_ONCE = 4096
-
 
 @dataclass(frozen=True, slots=True)
 class NdjsonFormat:
@@ -60,9 +58,8 @@ class NdjsonFormat:
     ) -> Iterator[Sequence[ArchivedRecord]]:
         """See `Format`."""
         del runs
-        lines = read_lines(file, compression)
-        while some := list(islice(lines, _AT_ONCE)):
-            yield [_record(line) for line in some]
+        for lines in read_lines(file, compression):
+            yield [_record(line) for line in lines]
 
 
 def _record(line: bytes) -> ArchivedRecord:
@@ -73,13 +70,13 @@ def _record(line: bytes) -> ArchivedRecord:
             fields["sandbox_id"],
             fields["container"],
             fields.get("generation", 0),
-            fields["line"] if gap is None else int(gap.get("before_line") or 0),
+            fields["line"] if gap is None else gap_line(gap),
             fields.get("part", 0),
             known_time(fields["time"]),
             b"" if gap is not None else _text(fields),
             gap,
         )
-    except (ValueError, KeyError, TypeError) as error:
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise ArchiveError(f"it has a line that is none of ours: {error}") from error
 
 

@@ -16,6 +16,7 @@ from sinks.archive import ArchivedRecord, ArchiveError
 from sinks.interface import Columns
 from sinks.otlp.attributes import GAP_EVENT, GENERATION, LINE, PART
 from sinks.otlp.json_text import encode_json
+from sinks.s3.formats.gaps import gap_line
 from sinks.s3.formats.ndjson import ENDINGS
 from sinks.s3.formats.streams import ByteObjectWriter, read_lines
 from sinks.service import ServiceSettings
@@ -50,23 +51,11 @@ class OtlpJsonFormat:
 
     def encode(self, source: Slice, start: int, stop: int) -> bytes:
         """See `Format`."""
-        if source.gap is not None:
-            return encode_json([source], _SERVICE, detect_severity=True) + b"\n"
         if source.end is not None:
             return b""
-        columns = source.columns
-        lines = []
-        for at in range(start, stop, _RECORDS_A_LINE):
-            end = min(at + _RECORDS_A_LINE, stop)
-            some = Columns(columns.stamps_ns[at:end], columns.texts[at:end])
-            piece = replace(
-                source,
-                first_line=source.first_line + at,
-                line_count=end - at,
-                decode=partial(_as_they_are, some),
-            )
-            lines += [encode_json([piece], _SERVICE, detect_severity=True), b"\n"]
-        return b"".join(lines)
+        pieces = [source] if source.gap is not None else _pieces(source, start, stop)
+        lines = [encode_json([piece], _SERVICE, detect_severity=True) for piece in pieces]
+        return b"".join(line + b"\n" for line in lines)
 
     def writer(self, file: BinaryIO, compression: Compression) -> ObjectWriter:
         """See `Format`."""
@@ -77,11 +66,30 @@ class OtlpJsonFormat:
     ) -> Iterator[Sequence[ArchivedRecord]]:
         """See `Format`."""
         del runs
-        for line in read_lines(file, compression):
-            try:
-                yield list(_records(orjson.loads(line)))
-            except (ValueError, KeyError, TypeError) as error:
-                raise ArchiveError(f"it has a line that is none of ours: {error}") from error
+        for lines in read_lines(file, compression):
+            for line in lines:
+                try:
+                    records = list(_records(orjson.loads(line)))
+                except (ValueError, KeyError, TypeError, AttributeError) as error:
+                    raise ArchiveError(f"it has a line that is none of ours: {error}") from error
+                yield records
+
+
+def _pieces(source: Slice, start: int, stop: int) -> Iterator[Slice]:
+    """Some of a slice's lines, as slices that are small enough for a line."""
+    if (start, stop) == (0, source.line_count) and stop <= _RECORDS_A_LINE:
+        yield source
+        return
+    columns = source.columns
+    for at in range(start, stop, _RECORDS_A_LINE):
+        end = min(at + _RECORDS_A_LINE, stop)
+        some = Columns(columns.stamps_ns[at:end], columns.texts[at:end])
+        yield replace(
+            source,
+            first_line=source.first_line + at,
+            line_count=end - at,
+            decode=partial(_as_they_are, some),
+        )
 
 
 def _as_they_are(columns: Columns, _: Slice) -> Columns:
@@ -110,7 +118,7 @@ def _record(stream: dict[str, Any], record: dict[str, Any]) -> ArchivedRecord:
         stream["cwsandbox.id"],
         stream["container.name"],
         values.get(GENERATION, 0),
-        values[LINE] if gap is None else int(gap.get("before_line") or 0),
+        values[LINE] if gap is None else gap_line(gap),
         values.get(PART, 0),
         int(record["timeUnixNano"]),
         b"" if gap is not None else text.encode() if isinstance(text, str) else text,

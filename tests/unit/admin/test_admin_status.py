@@ -41,6 +41,8 @@ def test_the_document_has_this_shape() -> None:
             "max_bytes": None,
             "wal_bytes": 4194304,
             "oldest_frame": "2026-01-02T02:04:05.000000000Z",
+            "kept_lines": 0,
+            "kept_bytes": 0,
         },
         "notes": [
             {
@@ -84,6 +86,8 @@ def test_the_document_has_this_shape() -> None:
                 "dead_letter_bytes": 2000,
                 "dead_letter_max_bytes": None,
                 "replaying": 0,
+                "ranges": [],
+                "last_range": None,
                 "oldest_pending": "2026-01-02T03:04:00.000000000Z",
                 "oldest_pending_age_s": 5,
             }

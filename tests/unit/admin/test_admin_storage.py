@@ -54,6 +54,8 @@ def test_the_document_has_this_shape() -> None:
             "max_bytes": 64 << 20,
             "when_full": "block",
             "oldest_frame": "2026-01-02T02:04:05.000000000Z",
+            "kept_lines": 0,
+            "kept_bytes": 0,
             "oldest_frame_age_s": 3600,
         },
         "notes": [

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from textwrap import wrap
+from types import NoneType
 from typing import TYPE_CHECKING, Any, get_args
 
 import orjson
@@ -11,7 +12,7 @@ from pydantic import BaseModel
 from pydantic_core import PydanticUndefined
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Collection, Iterator
 
     from pydantic.fields import FieldInfo
 
@@ -39,13 +40,18 @@ _PLAIN = re.compile(r"(?!(?:true|false|null|yes|no|on|off)$)[a-z][a-z0-9_/ -]*|[
 EXAMPLES: dict[str, object] = {
     "path": "/var/log/sandboxes/{sandbox_id}.log",
     "endpoint": "https://logs.example.com",
+    "bucket": "my-logs",
+    "region": "eu-west-1",
 }
+
+#: Settings with a default that not every configuration can do without.
+NEEDED: dict[str, tuple[str, ...]] = {"s3": ("region",)}
 
 
 def sink_reference(kind: str, settings: type[SinkSettings]) -> str:
     """A valid configuration that shows every key of one type of sink."""
     what = " ".join((settings.__doc__ or "").split("\n\n")[0].split())
-    body = "\n".join(_lines(settings, "    ", hidden=False))
+    body = "\n".join(_lines(settings, "    ", hidden=False, needed=NEEDED.get(kind, ())))
     head = "\n".join(
         part
         for line in _HEAD.format(kind=kind, what=what).splitlines()
@@ -58,18 +64,21 @@ def sink_reference(kind: str, settings: type[SinkSettings]) -> str:
     return f"{head}\n{body}\n"
 
 
-def _lines(model: type[BaseModel], indent: str, *, hidden: bool) -> Iterator[str]:
+def _lines(
+    model: type[BaseModel], indent: str, *, hidden: bool, needed: Collection[str] = ()
+) -> Iterator[str]:
     """The settings of a section; those of a section that is not there stand behind a "#", too."""
     written = model.model_construct().model_dump(mode="json", warnings=False)
     fields = {key: field for key, field in model.model_fields.items() if key != "type"}
-    for key, field in sorted(fields.items(), key=lambda item: not item[1].is_required()):
+    needed = {*needed, *(key for key, field in fields.items() if field.is_required())}
+    for key, field in sorted(fields.items(), key=lambda item: item[0] not in needed):
         for text in _wrapped(field.description or "", 98 - len(indent)):
             yield f"{indent}# {text}"
         section = _section(field)
         if section is not None:
             yield f"{indent}#{key}:"
             yield from _lines(section, indent + "  ", hidden=True)
-        elif field.is_required() and not hidden:
+        elif key in needed and not hidden:
             yield f"{indent}{key}: {_text(EXAMPLES[key])}"
         else:
             yield f"{indent}#{key}:{_default(field, written.get(key))}"
@@ -80,9 +89,11 @@ def _wrapped(text: str, width: int) -> list[str]:
 
 
 def _section(field: FieldInfo) -> type[BaseModel] | None:
-    kinds = [field.annotation, *get_args(field.annotation)]
+    """The section that the field is, or is when it is there at all."""
+    annotation = field.annotation
+    kinds = [kind for kind in get_args(annotation) or [annotation] if kind is not NoneType]
     models = [kind for kind in kinds if isinstance(kind, type) and issubclass(kind, BaseModel)]
-    return models[0] if models and field.annotation in models else None
+    return models[0] if len(kinds) == len(models) == 1 else None
 
 
 def _default(field: FieldInfo, written: Any) -> str:
