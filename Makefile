@@ -25,7 +25,7 @@ demo: $(STAMP) ## Forward real processes' output, break everything on purpose, p
 	$(BIN)/sandbox-forwarder demo
 
 .PHONY: servers
-servers: ## Build real servers for the sinks' tests: collector, OpenSearch, Loki
+servers: ## Build real servers for the sinks' tests: collector, OpenSearch, Loki, S3 stores
 	bash tests/servers/install.sh
 
 .PHONY: test

@@ -131,6 +131,7 @@ async def cat(
     as_json: bool = False,
     output: Output,
     tell: Callable[[str], None],
+    progress: Callable[[int | None], None] = lambda _: None,
 ) -> int:
     """Write lines in order; how many records that were.
 
@@ -145,13 +146,16 @@ async def cat(
         as_json: NDJSON, with gap records in their places.
         output: Where lines go.
         tell: Told of gaps, and of lines that are there twice.
+        progress: Told how many windows were found so far, and None before the first line.
 
     Raises:
         ArchiveError: A manifest or an object is damaged or missing.
     """
     count = 0
     async with _opened(archive):
-        streams = sources_of(archive, await _objects(archive, selection), selection)
+        objects = await _objects(archive, selection, progress)
+        progress(None)
+        streams = sources_of(archive, objects, selection)
         repeats = [Repeats() for _ in streams]
         form = LineForm(timestamps=timestamps, containers=len(streams) > 1, raw=raw)
         writer = JsonWriter(output) if as_json else LineWriter(output, tell, form)
@@ -165,9 +169,17 @@ async def cat(
     return count
 
 
-async def _objects(archive: Archive, selection: Selection) -> list[ArchivedObject]:
+async def _objects(
+    archive: Archive, selection: Selection, progress: Callable[[int | None], None]
+) -> list[ArchivedObject]:
+    objects: list[ArchivedObject] = []
+    count = 0
     async with closing(archive.windows(selection)) as windows:
-        return [one async for window in windows for one in window.objects]
+        async for window in windows:
+            objects += window.objects
+            count += 1
+            progress(count)
+    return objects
 
 
 def _in_order(

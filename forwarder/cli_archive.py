@@ -27,6 +27,8 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
     from pathlib import Path
 
+    from rich.status import Status
+
     from forwarder.archive_checks import ArchiveReport
     from sinks.archive import Archive
 
@@ -126,7 +128,7 @@ def archive_cat(
     from forwarder import archive_commands
 
     selection = _selection(sandbox, container, since, until)
-    with exits(), _store_troubles():
+    with exits(), _store_troubles(), _looking() as progress:
         _, chosen = _chosen(group_config(context, config), sink, from_store=from_store)
         count = asyncio.run(
             archive_commands.cat(
@@ -137,6 +139,7 @@ def archive_cat(
                 as_json=as_json,
                 output=sys.stdout.buffer,
                 tell=_tell,
+                progress=progress,
             )
         )
     if not count:
@@ -170,7 +173,7 @@ def archive_verify(
     selection = _selection(sandbox, container, since, until)
     with exits(), _store_troubles():
         name, chosen = _chosen(group_config(context, config), sink, from_store=from_store)
-        with _progress() as progress:
+        with _verifying() as progress:
             report = asyncio.run(
                 archive_commands.verify(chosen, selection, quick=quick, progress=progress)
             )
@@ -227,23 +230,48 @@ def _store_troubles() -> Iterator[None]:
 
 
 @contextmanager
-def _progress() -> Iterator[Callable[[ArchiveReport], None]]:
-    """A line on standard error while objects are read; nothing where that is no terminal."""
+def _verifying() -> Iterator[Callable[[ArchiveReport], None]]:
+    """Says how far it is while objects are read; see `_status`."""
     from forwarder.admin.parts import plural, size
 
-    console = Console(stderr=True)
-    if not console.is_terminal:
-        yield lambda _: None
-        return
-    with console.status("verifying") as status:
+    with _status("verifying") as status:
 
         def progress(report: ArchiveReport) -> None:
-            objects = plural(report.objects, "object")
-            text = f"verifying: {objects}, {size(report.size_bytes)}"
-            problems = plural(report.problem_count, "problem")
-            status.update(text if report.ok else f"{text}, {problems}")
+            text = f"verifying: {plural(report.objects, 'object')}, {size(report.size_bytes)}"
+            if not report.ok:
+                text += f", {plural(report.problem_count, 'problem')}"
+            status.update(text)
 
         yield progress
+
+
+@contextmanager
+def _looking() -> Iterator[Callable[[int | None], None]]:
+    """Says how far it is until the first line is printed; see `_status`."""
+    from forwarder.admin.parts import plural
+
+    with _status("looking for lines") as status:
+
+        def progress(windows: int | None) -> None:
+            if windows is None:
+                status.stop()
+            else:
+                status.update(f"looking for lines: {plural(windows, 'window')}")
+
+        yield progress
+
+
+@contextmanager
+def _status(text: str) -> Iterator[Status]:
+    """A line on standard error while something takes long; nothing where that is no terminal."""
+    console = Console(stderr=True)
+    status = console.status(text)
+    if console.is_terminal:
+        status.start()
+    try:
+        yield status
+    finally:
+        status.stop()
 
 
 def _tell_nothing() -> None:

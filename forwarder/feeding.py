@@ -10,7 +10,7 @@ import structlog
 
 from forwarder.delivering import dead_letters, deliver
 from forwarder.gathering import Gathering
-from forwarder.range_replay import RangeReplaying
+from forwarder.range_replay import RangeRefusing, RangeReplaying
 from forwarder.replaying import Replaying
 from forwarder.spool.interface import Delivery
 from forwarder.window import Settled, Shipment
@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from forwarder.cursor import Cursor
     from forwarder.delivering import Outcome, Outlet
     from forwarder.parcels import Parcel
+    from forwarder.resending import Looking
     from forwarder.sink_state import EngineState
     from forwarder.spool.interface import Spool
     from sinks.plan import DeliveryPlan
@@ -57,9 +58,9 @@ class BatchFeed:
         self._log = structlog.get_logger().bind(sink=name)
         gathering = self._gathering = Gathering(name, spool, plan, clock)
         self._replaying = Replaying(name, spool, outlet, gathering, clock, places=places)
-        self._ranges = RangeReplaying(
-            name, spool, outlet, gathering, clock, places=places, exactly_once=exactly_once
-        )
+        self._ranges: Looking = RangeRefusing(name, spool, clock)
+        if not exactly_once:
+            self._ranges = RangeReplaying(name, spool, outlet, gathering, clock, places=places)
 
     def hurry(self) -> None:
         """From now on no record waits for others."""

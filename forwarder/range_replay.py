@@ -13,22 +13,20 @@ from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from forwarder.ranges import pack, within
-from forwarder.resending import Resending
+from forwarder.resending import Looking, Resending
 from forwarder.retry import until_spool_answers
 from forwarder.slices import make_slice, runs
 from forwarder.stamps import format_stamp
 from sinks.interface import Batch
 
 if TYPE_CHECKING:
-    import asyncio
     from collections.abc import Iterator, Sequence
 
     from forwarder.clock import Clock
-    from forwarder.delivering import Outcome, Outlet
-    from forwarder.gathering import Gathering
+    from forwarder.delivering import Outcome
     from forwarder.model import Frame
     from forwarder.sink_state import EngineState
-    from forwarder.spool.interface import RangeReplay, Spool
+    from forwarder.spool.interface import RangeReplay
     from sinks.interface import Slice
 
 
@@ -39,42 +37,13 @@ class RangeReplaying(Resending):
     was sent when a crash came is sent once more.
     """
 
-    def __init__(
-        self,
-        name: str,
-        spool: Spool,
-        outlet: Outlet,
-        gathering: Gathering,
-        clock: Clock,
-        *,
-        places: asyncio.Semaphore,
-        exactly_once: bool,
-    ) -> None:
-        """Touch nothing until `run`.
-
-        Args:
-            name: The sink's.
-            spool: Where the lines are.
-            outlet: Where they are sent.
-            gathering: Knows the limits and the streams.
-            clock: What waits.
-            places: One is taken as a batch takes one.
-            exactly_once: The sink holds each line once: it is sent nothing again.
-        """
-        super().__init__(name, spool, outlet, gathering, clock, places=places)
-        self._exactly_once = exactly_once
-
-    async def _send_some(self, state: EngineState) -> bool:
+    async def _do_some(self, state: EngineState) -> bool:
         """Send the next piece of the range that is asked for first."""
         replay = await until_spool_answers(
             lambda: self._spool.next_range(self._name), clock=self._clock
         )
         if replay is None:
             return False
-        if self._exactly_once:
-            self._log.error("nothing is replayed: the sink holds each line once")
-            await self._settle(self._ended(replay))
-            return True
         if not replay.after_id:
             self._log.info("replay begins", **_range_text(replay), lines=replay.asked_lines)
         await self._send_piece(replay, state)
@@ -97,7 +66,7 @@ class RangeReplaying(Resending):
         if frames:
             replay = replace(replay, after_id=frames[-1].id)
         if not frames or replay.after_id >= replay.upto_id:
-            replay = self._ended(replay)
+            replay = _ended(replay, self._clock)
             self._tell_end(replay)
         await self._settle(replay)
 
@@ -129,9 +98,6 @@ class RangeReplaying(Resending):
         delivered = max(0, batch.line_count - refused_lines - outcome.unnamed)
         return replace(replay, lines=replay.lines + delivered, refused=replay.refused + refused)
 
-    def _ended(self, replay: RangeReplay) -> RangeReplay:
-        return replace(replay, ended_ns=max(1, self._clock.time_ns()))
-
     def _tell_end(self, replay: RangeReplay) -> None:
         told = {"lines": replay.lines, "refused": replay.refused, **_range_text(replay)}
         missing = replay.asked_lines - replay.lines - replay.refused
@@ -144,6 +110,32 @@ class RangeReplaying(Resending):
         await until_spool_answers(
             lambda: self._spool.settle_range(self._name, replay), clock=self._clock
         )
+
+
+class RangeRefusing(Looking):
+    """Sends no range again: the sink holds each line once.
+
+    The command asks for none; the sink may have become one of that kind since.
+    """
+
+    async def _do_some(self, state: EngineState) -> bool:
+        """End the range that is asked for first."""
+        del state
+        replay = await until_spool_answers(
+            lambda: self._spool.next_range(self._name), clock=self._clock
+        )
+        if replay is None:
+            return False
+        self._log.error("nothing is replayed: the sink holds each line once")
+        ended = _ended(replay, self._clock)
+        await until_spool_answers(
+            lambda: self._spool.settle_range(self._name, ended), clock=self._clock
+        )
+        return True
+
+
+def _ended(replay: RangeReplay, clock: Clock) -> RangeReplay:
+    return replace(replay, ended_ns=max(1, clock.time_ns()))
 
 
 def _range_text(replay: RangeReplay) -> dict[str, str]:

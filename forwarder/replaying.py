@@ -27,7 +27,7 @@ class Replaying(Resending):
     crash came is sent once more.
     """
 
-    async def _send_some(self, state: EngineState) -> bool:
+    async def _do_some(self, state: EngineState) -> bool:
         """Send a batch of them."""
         letters = await until_spool_answers(self._letters, clock=self._clock)
         if letters:

@@ -20,8 +20,42 @@ if TYPE_CHECKING:
     from sinks.interface import Batch
 
 
-class Resending(ABC):
-    """Sends something of one sink's again, when it is told to look for it."""
+class Looking(ABC):
+    """Does what somebody wants of one sink, when it is told to look for it."""
+
+    def __init__(self, name: str, spool: Spool, clock: Clock) -> None:
+        """Touch nothing until `run`.
+
+        Args:
+            name: The sink's.
+            spool: Where it is written down.
+            clock: What waits.
+        """
+        self._name = name
+        self._spool = spool
+        self._clock = clock
+        self._wanted = asyncio.Event()
+        self._log = structlog.get_logger().bind(sink=name)
+
+    def look(self) -> None:
+        """Look whether there is anything."""
+        self._wanted.set()
+
+    async def run(self, state: EngineState) -> None:
+        """Do it whenever told to look, until cancelled."""
+        while True:
+            await self._wanted.wait()
+            self._wanted.clear()
+            while await self._do_some(state):
+                pass
+
+    @abstractmethod
+    async def _do_some(self, state: EngineState) -> bool:
+        """Do the next of it to its end; False when there is no more."""
+
+
+class Resending(Looking):
+    """Sends something again."""
 
     def __init__(
         self,
@@ -43,30 +77,10 @@ class Resending(ABC):
             clock: What waits.
             places: One is taken as a batch takes one; so with one place nothing comes between.
         """
-        self._name = name
-        self._spool = spool
+        super().__init__(name, spool, clock)
         self._outlet = outlet
         self._gathering = gathering
-        self._clock = clock
         self._places = places
-        self._wanted = asyncio.Event()
-        self._log = structlog.get_logger().bind(sink=name)
-
-    def look(self) -> None:
-        """Look whether there is any."""
-        self._wanted.set()
-
-    async def run(self, state: EngineState) -> None:
-        """Send it whenever told to look, until cancelled."""
-        while True:
-            await self._wanted.wait()
-            self._wanted.clear()
-            while await self._send_some(state):
-                pass
-
-    @abstractmethod
-    async def _send_some(self, state: EngineState) -> bool:
-        """Send the next of it to its end; False when there is no more."""
 
     async def _deliver(self, batch: Batch, state: EngineState) -> Outcome:
         """Deliver a batch as far as its destination will ever take it.

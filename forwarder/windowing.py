@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 
 import orjson
 
+from forwarder.range_replay import RangeRefusing
 from forwarder.retry import until_spool_answers
 from forwarder.sink_state import ENGINE_PREFIX
 from forwarder.slices import Streams, make_slice
@@ -64,6 +65,7 @@ class WindowFeed:
         self._clock = clock
         self._streams = Streams()
         self._hurried = asyncio.Event()
+        self._refusing = RangeRefusing(name, spool, clock)
         self._size = SizeEstimate(limits.max_bytes)
 
     def hurry(self) -> None:
@@ -71,12 +73,12 @@ class WindowFeed:
         self._hurried.set()
 
     def look(self) -> None:
-        """Nothing is ever sent again: an archive has no dead letters, and each line once."""
+        """Look whether there is anything to be sent again, and end it."""
+        self._refusing.look()
 
     async def resend(self, state: EngineState) -> None:
-        """Return when cancelled; see `look`."""
-        del state
-        await asyncio.Event().wait()
+        """Send nothing, until cancelled: an archive has no dead letters, and each line once."""
+        await self._refusing.run(state)
 
     async def shipments(self, cursor: Cursor, state: EngineState) -> AsyncGenerator[Shipment, None]:
         """Windows from behind the cursor on, for ever."""

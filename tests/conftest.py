@@ -3,9 +3,23 @@
 from tests.servers.fixtures import (
     collector,
     loki,
+    minio,
     opensearch,
+    s3_server,
+    s3proxy,
     session_collector,
+    versitygw,
     victoria_logs,
 )
 
-__all__ = ["collector", "loki", "opensearch", "session_collector", "victoria_logs"]
+__all__ = [
+    "collector",
+    "loki",
+    "minio",
+    "opensearch",
+    "s3_server",
+    "s3proxy",
+    "session_collector",
+    "versitygw",
+    "victoria_logs",
+]

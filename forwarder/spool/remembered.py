@@ -17,7 +17,8 @@ if TYPE_CHECKING:
 def sink_state(state: StateDir, sink: str) -> dict[str, bytes] | None:
     """Everything that a sink remembers, as committed, by key; empty for one that never ran.
 
-    None when there never was a spool. Nothing is written, and no lock is taken.
+    What the engine remembers for it is among it. None when there never was a spool. Nothing is
+    written, and no lock is taken.
 
     Raises:
         SpoolUntrustedError: There is a spool, and it cannot be read.

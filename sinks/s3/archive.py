@@ -35,7 +35,7 @@ if TYPE_CHECKING:
 MAX_MANIFEST_BYTES = 256 << 20
 
 #: So many manifests are asked for before they are needed.
-_AHEAD = 4
+_AHEAD = 8
 
 #: So many manifests are kept for the objects that they describe.
 _KEPT = 2
@@ -227,7 +227,6 @@ class S3Archive:
     async def _fetch(self, archived: ArchivedObject, file: BinaryIO) -> tuple[int, str]:
         """Size and digest of what came; no more is taken than there should be, and one block."""
         file.seek(0)
-        file.truncate()
         digest = hashlib.sha256()
         size_bytes = 0
         async with closing(self._store.read(archived.key)) as blocks:

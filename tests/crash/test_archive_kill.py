@@ -21,11 +21,24 @@ if TYPE_CHECKING:
     import random
     from pathlib import Path
 
+    from tests.fakes.daemon import DaemonProcess
+
 KILLS = 50
 COMMANDS = 4  # of them are the real command, the others are forked, which is quicker
 SANDBOXES = 8
 PUTS = 1000
+UPLOAD_KILLS = 10
 FAULT_RATE = 0.3
+
+#: Objects of more than one part: a part has at least 5 MiB.
+LARGE = {
+    "compression": "none",
+    "window": {"max_size": "12MiB", "max_age": "1h"},
+    "multipart_above": "5MiB",
+    "part_size": "5MiB",
+    "timeout": "20s",
+    "conditional_writes": "on",
+}
 
 #: About as long as a start takes, so that some of these kills come before its end.
 START_S = {True: 0.1, False: 0.9}
@@ -41,7 +54,7 @@ def archive(server: S3Server, **more: Any) -> dict[str, Any]:
         "secret_access_key": "secret",
         "format": "text",
         "key": "logs/{sandbox_id}/{container}/{window}",
-        "window": {"max_size": "16KiB", "max_age": "150ms"},
+        "window": {"max_size": "64KiB", "max_age": "150ms"},
         "timeout": "2s",
         **more,
     }
@@ -66,11 +79,16 @@ async def kill_once(config: Path, server: S3Server, rng: random.Random, *, forke
         if moment == "start":
             await asyncio.sleep(rng.uniform(0, START_S[forked]))
         else:
-            await until(lambda: len(server.requests) >= enough or not daemon.running, "requests")
+            await requested(server, enough, daemon)
         await asyncio.sleep(rng.uniform(0, 0.03))
         assert daemon.running, daemon.log
         await daemon.kill()
     return moment
+
+
+async def requested(server: S3Server, count: int, daemon: DaemonProcess) -> None:
+    """Return once so many requests came, or the daemon ended."""
+    await until(lambda: len(server.requests) >= count or not daemon.running, "requests")
 
 
 def objects(server: S3Server) -> dict[str, bytes]:
@@ -116,10 +134,36 @@ async def test_kills_and_faults_at_random_leave_every_line_in_one_object_once(
         async with running(config, forked=True):
             await until(lambda: puts(server) >= PUTS, "enough requests")
         await scene.fall_silent()
+        # What is left may be hundreds of windows: with every third request failing that takes long.
+        server.rate = 0.0
         code, daemon = await run_to_end(config, "--until-complete", forked=True)
         assert code == 0, daemon.log
         check_bucket(server, await scene.logs())
     print(f"killed after: {moments}; {puts(server)} PUTs, met {dict(server.met)}")
+
+
+@pytest.mark.slow
+async def test_kills_in_the_middle_of_uploads_in_parts_leave_none_behind(tmp_path: Path) -> None:
+    rng = seeded()
+    async with (
+        S3Server(rate=FAULT_RATE / 3, seed=rng.getrandbits(32)) as server,
+        talkative(tmp_path, KEEPS_ALL, 1, "--burst-lines", "300") as scene,
+    ):
+        config = config_of(tmp_path / "daemon", scene, archive(server, **LARGE))
+        for _ in range(cycles(UPLOAD_KILLS)):
+            async with running(config, forked=True) as daemon:
+                enough = len(server.requests) + rng.randint(1, 6)
+                await requested(server, enough, daemon)
+                await asyncio.sleep(rng.uniform(0, 0.1))
+                assert daemon.running, daemon.log
+                await daemon.kill()
+        await scene.fall_silent()
+        server.rate = 0.0
+        code, daemon = await run_to_end(config, "--until-complete", forked=True)
+        assert code == 0, daemon.log
+        check_bucket(server, await scene.logs())
+    parts = sum("partNumber" in request.path for request in server.requests)
+    print(f"{parts} parts, met {dict(server.met)}")
 
 
 def puts(server: S3Server) -> int:

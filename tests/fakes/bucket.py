@@ -23,6 +23,7 @@ class MemoryBucket:
         errors: By key: raised in the middle of the next reads, one each.
         gate: What every read waits for, if anything.
         reads: How often each key was read.
+        sent_bytes: How much was read of each key.
         listed: The prefixes that were listed.
         open_now: Reads that are under way.
         most_open: So many were at once.
@@ -34,6 +35,7 @@ class MemoryBucket:
     errors: defaultdict[str, list[Exception]] = field(default_factory=lambda: defaultdict(list))
     gate: asyncio.Event | None = None
     reads: Counter[str] = field(default_factory=Counter)
+    sent_bytes: Counter[str] = field(default_factory=Counter)
     listed: list[str] = field(default_factory=list)
     open_now: int = 0
     most_open: int = 0
@@ -57,7 +59,9 @@ class MemoryBucket:
             if data is None:
                 raise ObjectMissingError(key)
             for start in range(0, len(data), self.block_bytes):
-                yield data[start : start + self.block_bytes]
+                block = data[start : start + self.block_bytes]
+                self.sent_bytes[key] += len(block)
+                yield block
                 if self.errors[key]:
                     raise self.errors[key].pop(0)
         finally:

@@ -75,6 +75,8 @@ class FakeBucket:
         uploads: Begun and neither completed nor aborted, by id.
         overwritten: Keys that were written while they were there, once for each time.
         refused: What may not be done: methods, or `LIST`; the answer is 403.
+        hides_missing: What is not there is forbidden, as to whom may not list the bucket.
+        keeps_metadata: Whether it remembers what is said of objects.
     """
 
     def __init__(
@@ -94,6 +96,8 @@ class FakeBucket:
         self.uploads: dict[str, PartsUpload] = {}
         self.overwritten: list[str] = []
         self.refused: set[str] = set()
+        self.hides_missing = False
+        self.keeps_metadata = True
         self._page_size = page_size
         self._begun = 0
 
@@ -137,7 +141,7 @@ class FakeBucket:
         return error(405, "MethodNotAllowed", "The specified method is not allowed")
 
     def _put(self, asked: _Asked) -> Reply:
-        stored = Stored(asked.request.raw, _kept(asked.request))
+        stored = Stored(asked.request.raw, _kept(asked.request) if self.keeps_metadata else {})
         refusal = self._land(asked, asked.key, stored)
         return Reply(200, {"etag": stored.etag}) if refusal is None else refusal
 
@@ -157,6 +161,8 @@ class FakeBucket:
 
     def _get(self, asked: _Asked) -> Reply:
         stored = self.objects.get(asked.key)
+        if stored is None and self.hides_missing:
+            return error(403, "AccessDenied", "Access Denied")
         if stored is None:
             return error(404, "NoSuchKey", "The specified key does not exist")
         headers = {"etag": stored.etag, **stored.headers}

@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
 S3Fault: TypeAlias = Literal[
+    "",  # none, for a plan in which only a later request meets one
     "landed_then_timeout",  # it is done, and nothing is answered
     "landed_then_reset",  # it is done, and the connection is reset
     "landed_then_cut",  # it is done, and the answer breaks off
@@ -143,7 +144,7 @@ class S3Server(WebServer):
             return None
         for number, planned in enumerate(self._plan):
             if planned.method in {"", head.method}:
-                return self._plan.pop(number).fault
+                return self._plan.pop(number).fault or None
         if self._chance.random() >= self.rate:
             return None
         writes = head.method in {"PUT", "POST"}

@@ -8,13 +8,17 @@ import pytest
 
 from tests.servers.collector import Collector
 from tests.servers.loki import Loki
+from tests.servers.minio import Minio
 from tests.servers.opensearch import OpenSearch
+from tests.servers.s3proxy import S3Proxy
+from tests.servers.versitygw import VersityGw
 from tests.servers.victoria_logs import VictoriaLogs
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from tests.servers.process import Server
+    from tests.servers.s3 import S3Server
 
 
 def need(server: type[Server]) -> None:
@@ -59,3 +63,34 @@ def victoria_logs(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Victoria
     need(VictoriaLogs)
     with VictoriaLogs(tmp_path_factory.mktemp("victoria_logs")) as server:
         yield server
+
+
+@pytest.fixture(scope="session")
+def versitygw(tmp_path_factory: pytest.TempPathFactory) -> Iterator[VersityGw]:
+    """versitygw for all tests: each uses a bucket, or keys, of its own."""
+    need(VersityGw)
+    with VersityGw(tmp_path_factory.mktemp("versitygw")) as server:
+        yield server
+
+
+@pytest.fixture(scope="session")
+def minio(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Minio]:
+    """MinIO for all tests: each uses a bucket, or keys, of its own."""
+    need(Minio)
+    with Minio(tmp_path_factory.mktemp("minio")) as server:
+        yield server
+
+
+@pytest.fixture(scope="session")
+def s3proxy(tmp_path_factory: pytest.TempPathFactory) -> Iterator[S3Proxy]:
+    """S3Proxy for all tests: each uses a bucket, or keys, of its own."""
+    need(S3Proxy)
+    with S3Proxy(tmp_path_factory.mktemp("s3proxy")) as server:
+        yield server
+
+
+@pytest.fixture(params=["versitygw", "minio", "s3proxy"])
+def s3_server(request: pytest.FixtureRequest) -> S3Server:
+    """Every S3 server that is here, one after the other."""
+    server: S3Server = request.getfixturevalue(request.param)
+    return server

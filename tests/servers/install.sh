@@ -35,7 +35,7 @@ install() {
     rm -rf "$work"
 }
 
-for name in collector victoria_logs opensearch loki; do
+for name in collector victoria_logs versitygw minio s3proxy opensearch loki; do
     install "$name"
 done
 test -e "$into/collector/recipe"

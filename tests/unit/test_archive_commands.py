@@ -191,6 +191,18 @@ async def test_one_container_prints_its_bare_lines() -> None:
     assert told == []
 
 
+async def test_a_person_hears_how_many_windows_were_found_until_the_first_line() -> None:
+    heard: list[tuple[int | None, int]] = []
+    output = io.BytesIO()
+
+    def progress(windows: int | None) -> None:
+        heard.append((windows, len(output.getvalue())))
+
+    meant = Selection("sbx-1")
+    await cat(FakeArchive(CONTENT), meant, output=output, tell=print, progress=progress)
+    assert heard == [(1, 0), (2, 0), (None, 0)]
+
+
 async def test_several_containers_say_whose_each_line_is() -> None:
     side = [line(0, "up", container="side", second=1.5)]
     archive = FakeArchive({"w": {"a": [*[line(n) for n in range(3)], *side]}})

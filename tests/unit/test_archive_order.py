@@ -104,6 +104,13 @@ async def test_an_object_that_only_has_a_gap_record_is_read_in_its_place() -> No
     assert await in_order(archive) == [line(0), gap(0, 5), line(5)]
 
 
+async def test_a_gap_record_behind_the_last_line_waits_for_the_lines_before_it() -> None:
+    first = [line(0), line(3), gap(5, kind="tail", cause="tail_unknown")]
+    second = [line(n) for n in (1, 2, 4, 5)]
+    archive = FakeArchive({"w-1": {"a": first}, "w-2": {"b": second}})
+    assert [one.line for one in (await in_order(archive))[:-1]] == list(range(6))
+
+
 async def test_several_streams_come_by_their_stamps_and_keep_their_own_order() -> None:
     one = [line(0, second=1), line(1, second=5), line(2, second=2)]
     two = [line(0, container="side", second=3), line(1, container="side", second=4)]

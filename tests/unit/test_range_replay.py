@@ -21,6 +21,7 @@ from sinks.identity import record_ids
 from sinks.interface import PartlyDeliveredError, SinkUnavailableError
 from sinks.plan import DeliveryPlan
 from sinks.testing import FailingSink, GatedSink, MemorySink, PickySink
+from sinks.testing_windows import MemoryWindowSink
 from tests.fakes.clock import FakeClock
 from tests.fakes.delivery import (
     INFO,
@@ -33,6 +34,7 @@ from tests.fakes.delivery import (
     until_seen,
 )
 from tests.fakes.spool import MeddledSpool
+from tests.fakes.window_delivery import window_dispatcher
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
@@ -310,8 +312,9 @@ async def test_a_destination_that_is_down_and_a_spool_without_room_are_waited_fo
     assert len(sink.attempts) == 4
 
 
+@pytest.mark.parametrize("kind", ["batches", "windows"])
 async def test_a_sink_that_holds_each_line_once_is_sent_nothing_again(
-    spool: SqliteSpool, clock: FakeClock, tmp_path: Path
+    spool: SqliteSpool, clock: FakeClock, tmp_path: Path, kind: str
 ) -> None:
     """It may have become one after the request was made."""
     await log(spool, 1)
@@ -319,9 +322,12 @@ async def test_a_sink_that_holds_each_line_once_is_sent_nothing_again(
     want(tmp_path, 1)
     sink = MemorySink()
     archive = dispatcher(sink, spool, clock, plan=PLAN, exactly_once=True)
+    windows = MemoryWindowSink()
+    if kind == "windows":
+        archive = window_dispatcher(windows, spool, clock)
     with capture_logs() as logs:
         await replayed(spool, archive)
-    assert sink.batches == []
+    assert (sink.batches, windows.attempts) == ([], [])
     assert "holds each line once" in logs[-1]["event"]
 
 

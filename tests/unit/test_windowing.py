@@ -49,7 +49,7 @@ def noise(size: int, seed: int) -> bytes:
 async def test_a_window_ends_with_the_frame_that_fills_it(spool: SqliteSpool) -> None:
     await take(spool, *[LINE] * 10, b"%s\n%s" % (LINE, LINE), LINE, LINE)
     async with window_life(spool, KILO) as one:
-        assert await one.next(3) == [(0, 4, 4), (4, 8, 4), (8, 12, 5)]
+        assert await one.next(3) == [(0, 4, 4), (4, 8, 4), (8, 11, 4)]
 
 
 async def test_a_frame_that_is_too_large_is_a_window_by_itself(spool: SqliteSpool) -> None:
@@ -171,6 +171,8 @@ async def test_before_the_first_record_no_time_goes_by(spool: SqliteSpool) -> No
         await take(spool, b"1")
         await clock.slept_times(2)
         assert max(clock.slept) == 60.0
+        one.feed.hurry()
+        assert await coming == [(0, 1, 1)]
 
 
 async def test_frames_that_come_one_after_the_other_are_counted_together(
@@ -197,6 +199,23 @@ async def test_the_end_of_a_stream_closes_the_window_if_that_is_wanted(spool: Sq
     await take_end(spool)
     async with window_life(spool, replace(OLD, at_end=True)) as one:
         assert await one.next() == [(0, 3, 2)]
+
+
+async def test_what_follows_an_end_is_in_the_next_window_and_says_nothing_of_this_one(
+    spool: SqliteSpool,
+) -> None:
+    await take(spool, noise(1000, 1))
+    await take_end(spool)
+    await take(spool, *[noise(1000, seed) for seed in range(150)], info=OTHER)
+    limits = WindowLimits(max_bytes=200_000, max_age_s=60.0, at_end=True)
+    async with window_life(spool, limits) as one:
+        first = await anext(one.windows)
+        assert edges(first) == (0, 2, 1)
+        first.made(2200)
+        one.feed.hurry()
+        ((after_id, last_id, _),) = await one.next()
+        assert after_id == 2
+        assert 92 <= last_id <= 112, "twice as large as in the spool"
 
 
 async def test_the_end_of_a_stream_closes_no_window_unless_that_is_wanted(

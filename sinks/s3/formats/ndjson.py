@@ -24,6 +24,7 @@ if TYPE_CHECKING:
 #: What object names end in behind the format's own ending.
 ENDINGS: dict[Compression, str] = {"zstd": ".zst", "gzip": ".gz", "none": ""}
 
+
 @dataclass(frozen=True, slots=True)
 class NdjsonFormat:
     """The format `ndjson`."""

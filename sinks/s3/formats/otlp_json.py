@@ -55,7 +55,7 @@ class OtlpJsonFormat:
             return b""
         pieces = [source] if source.gap is not None else _pieces(source, start, stop)
         lines = [encode_json([piece], _SERVICE, detect_severity=True) for piece in pieces]
-        return b"".join(line + b"\n" for line in lines)
+        return b"".join(line + b"\n" for line in lines if line)
 
     def writer(self, file: BinaryIO, compression: Compression) -> ObjectWriter:
         """See `Format`."""

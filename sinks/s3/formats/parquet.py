@@ -1,9 +1,12 @@
-"""Columns, for queries: Apache Parquet through pyarrow, which is imported when it is needed."""
+"""Columns, for queries: Apache Parquet through pyarrow, which is imported when it is needed.
+
+A column for each member that a line has as NDJSON, see `sinks.s3.formats.parquet_writer.SCHEMA`.
+Text that is not UTF-8 comes as `text_bytes` in place of `text`; a gap record has neither, nor a
+number, but JSON under `gap`.
+"""
 
 from __future__ import annotations
 
-import io
-from base64 import b64decode, b64encode
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, BinaryIO
 
@@ -11,7 +14,8 @@ import orjson
 
 from sinks.archive import ArchivedRecord, ArchiveError
 from sinks.interface import SinkMisconfiguredError
-from sinks.ndjson import gap_stamp_ns
+from sinks.s3.formats.gaps import gap_line
+from sinks.s3.formats.parquet_rows import encode_rows
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -20,16 +24,14 @@ if TYPE_CHECKING:
     from sinks.interface import Slice
     from sinks.s3.formats.interface import Compression, ObjectWriter
 
-#: A row group is what a query reads or skips as a whole, and what is in memory while it is written.
-_GROUP_ROWS = 65_536
-_GROUP_BYTES = 16 << 20
-_READ_ROWS = 4096
-
-#: Of these each slice has one value for all of its rows, in this order.
-_SHARED = (
-    *("sandbox_id", "container", "display_name", "generation", "part"),
-    *("tags", "attributes", "gap", "received"),
+#: From what records are read back, in this order; see `_record`.
+_COLUMNS = (
+    *("time", "sandbox_id", "container", "generation", "line", "part"),
+    *("text", "text_bytes", "gap"),
 )
+_AT_ONCE = 4096
+#: A row group is in memory as a whole; even one with a line in JSON's worst case is smaller.
+_MAX_GROUP_BYTES = 512 << 20
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,207 +51,81 @@ class ParquetFormat:
         return ".parquet"
 
     def encode(self, source: Slice, start: int, stop: int) -> bytes:
-        """A slice as columns: what all rows share, first line, stamps, texts, texts in base64."""
-        if source.end is not None:
+        """See `Format`."""
+        if source.end is not None or (source.gap is None and start == stop):
             return b""
-        stream = source.stream
-        shared = (
-            *(stream.sandbox_id, stream.container, stream.display_name),
-            *(source.generation, source.part or None),
-            *(stream.tags, dict(stream.attributes)),
-            None if source.gap is None else orjson.dumps(dict(source.gap)).decode(),
-            source.received_ns,
-        )
-        if source.gap is not None:
-            return orjson.dumps((shared, None, (gap_stamp_ns(source),), (None,), {}))
-        columns = source.columns
-        texts, others = _texts(columns.texts[start:stop])
-        stamps_ns = list(columns.stamps_ns[start:stop])
-        return orjson.dumps((shared, source.first_line + start, stamps_ns, texts, others))
+        return encode_rows(source, start, stop)
 
     def writer(self, file: BinaryIO, compression: Compression) -> ObjectWriter:
-        """See `Format`."""
-        return _ParquetWriter(file, compression, self.level)
+        """See `Format`.
+
+        Raises:
+            SinkMisconfiguredError: pyarrow is not installed.
+        """
+        _require()
+        from sinks.s3.formats.parquet_writer import ParquetObjectWriter
+
+        return ParquetObjectWriter(file, compression, self.level)
 
     def read(
         self, file: BinaryIO, compression: Compression, runs: Sequence[Run]
     ) -> Iterator[Sequence[ArchivedRecord]]:
-        """See `Format`."""
+        """See `Format`.
+
+        Raises:
+            ArchiveError: It is damaged.
+            SinkMisconfiguredError: pyarrow is not installed.
+        """
         del compression, runs
-        pyarrow, parquet = _libraries()
-        names = ["time", "sandbox_id", "container", "generation", "line", "part"]
-        names += ["text", "text_bytes", "gap"]
+        parquet = _require()
         try:
             source = parquet.ParquetFile(file)
-            for batch in source.iter_batches(batch_size=_READ_ROWS, columns=names):
-                columns = batch.set_column(
-                    batch.schema.get_field_index("time"),
-                    "time",
-                    batch.column("time").cast(pyarrow.int64()),
-                )
-                yield [_record(row) for row in columns.to_pylist()]
-        except (pyarrow.ArrowException, KeyError, ValueError) as error:
+            _check(source)
+            for batch in source.iter_batches(batch_size=_AT_ONCE, columns=list(_COLUMNS)):
+                stamps = batch.column("time").cast("int64")
+                columns = [stamps, *(batch.column(name) for name in _COLUMNS[1:])]
+                rows = zip(*(column.to_pylist() for column in columns), strict=True)
+                yield [_record(*row) for row in rows]
+        # What pyarrow raises is derived from these.
+        except (ValueError, KeyError, TypeError, OSError) as error:
             raise ArchiveError(f"it cannot be read as Parquet: {error}") from error
 
 
-class _ParquetWriter:
-    """Gathers rows to groups."""
-
-    def __init__(self, file: BinaryIO, compression: Compression, level: int) -> None:
-        self._pyarrow, parquet = _libraries()
-        self._schema = _schema(self._pyarrow)
-        self._file = file
-        self._writer = parquet.ParquetWriter(
-            _Unclosed(file),
-            self._schema,
-            compression=compression,
-            compression_level=None if compression == "none" else level,
-            # Of texts nearly none is twice; trying takes memory and time.
-            use_dictionary=["sandbox_id", "container", "display_name"],
-            version="2.6",
-        )
-        self._rows = 0
-        self._size_bytes = 0
-        self._stamps_ns: list[int] = []
-        self._lines: list[int | None] = []
-        self._texts: list[str | None] = []
-        self._bytes: list[bytes | None] = []
-        self._shared: dict[str, list[Any]] = {name: [] for name in _SHARED}
-
-    def add(self, chunk: bytes) -> None:
-        """Append the rows of a chunk."""
-        shared, first_line, stamps_ns, texts, others = orjson.loads(chunk)
-        for start in range(0, len(texts), _GROUP_ROWS):
-            stop = min(start + _GROUP_ROWS, len(texts))
-            self._take(shared, first_line, stamps_ns, texts, others, start, stop)
-        self._size_bytes += len(chunk)
-        if self._size_bytes >= _GROUP_BYTES:
-            self._write()
-
-    def _take(
-        self,
-        shared: list[Any],
-        first_line: int | None,
-        stamps_ns: list[int],
-        texts: list[str | None],
-        others: dict[str, str],
-        start: int,
-        stop: int,
-    ) -> None:
-        count = stop - start
-        if self._rows + count > _GROUP_ROWS:
-            self._write()
-        self._rows += count
-        self._stamps_ns += stamps_ns[start:stop]
-        self._texts += texts[start:stop]
-        self._bytes += [None] * count
-        for place, encoded in others.items():
-            if start <= int(place) < stop:
-                self._bytes[self._rows - count + int(place) - start] = b64decode(encoded)
-        if first_line is None:
-            self._lines += [None] * count
-        else:
-            self._lines += range(first_line + start, first_line + stop)
-        for name, value in zip(_SHARED, shared, strict=True):
-            self._shared[name] += [value] * count
-
-    def finish(self) -> None:
-        """Complete the object."""
-        self._write()
-        self._writer.close()
-
-    def _write(self) -> None:
-        if not self._rows:
-            return
-        own = {
-            "time": self._stamps_ns,
-            "line": self._lines,
-            "text": self._texts,
-            "text_bytes": self._bytes,
-        }
-        columns = {**own, **self._shared}
-        columns["attributes"] = [list(one.items()) for one in self._shared["attributes"]]
-        arrays = [self._pyarrow.array(columns[one.name], one.type) for one in self._schema]
-        table = self._pyarrow.Table.from_arrays(arrays, schema=self._schema)
-        self._writer.write_table(table, row_group_size=_GROUP_ROWS)
-        self._rows = self._size_bytes = 0
-        for column in (*own.values(), *self._shared.values()):
-            column.clear()  # type: ignore[attr-defined]  # all of them are lists
-
-
-class _Unclosed(io.RawIOBase):
-    """A file that the library may close as it likes: it stays open."""
-
-    def __init__(self, file: BinaryIO) -> None:
-        self._inner = file
-
-    def writable(self) -> bool:
-        return True
-
-    def write(self, data: Any, /) -> int:
-        return self._inner.write(data)
-
-    def tell(self) -> int:
-        return self._inner.tell()
-
-
-def _libraries() -> tuple[Any, Any]:
+def _require() -> Any:
     try:
-        import pyarrow as pa
         from pyarrow import parquet
     except ImportError as error:
         text = "format parquet needs its extra: pip install 'sandbox-forwarder[parquet]'"
         raise SinkMisconfiguredError(text) from error
-    return pa, parquet
+    return parquet
 
 
-def _schema(pyarrow: Any) -> Any:
-    stamp = pyarrow.timestamp("ns", tz="UTC")
-    fields = [
-        ("time", stamp, False),
-        ("sandbox_id", pyarrow.string(), False),
-        ("container", pyarrow.string(), False),
-        ("display_name", pyarrow.string(), False),
-        ("generation", pyarrow.int32(), False),
-        ("line", pyarrow.int64(), True),
-        ("part", pyarrow.int32(), True),
-        ("text", pyarrow.string(), True),
-        ("text_bytes", pyarrow.binary(), True),
-        ("tags", pyarrow.list_(pyarrow.string()), False),
-        ("attributes", pyarrow.map_(pyarrow.string(), pyarrow.string()), False),
-        ("gap", pyarrow.string(), True),
-        ("received", stamp, False),
-    ]
-    metadata = {b"sandbox-forwarder": b'{"version":1}'}
-    return pyarrow.schema([pyarrow.field(n, t, nullable=o) for n, t, o in fields], metadata)
+def _check(source: Any) -> None:
+    """Whether it is one of ours, as far as its footer says."""
+    from sinks.s3.formats.parquet_writer import SCHEMA
+
+    for name in _COLUMNS:
+        if source.schema_arrow.field(name).type != SCHEMA.field(name).type:
+            raise ArchiveError(f"its column {name} is none of ours")
+    for index in range(source.metadata.num_row_groups):
+        if source.metadata.row_group(index).total_byte_size > _MAX_GROUP_BYTES:
+            raise ArchiveError(f"it has a row group of more than {_MAX_GROUP_BYTES >> 20} MiB")
 
 
-def _texts(texts: Sequence[bytes]) -> tuple[list[str | None], dict[str, str]]:
-    """Texts, and by place those that are no UTF-8, in base64."""
-    try:
-        return [text.decode() for text in texts], {}
-    except UnicodeDecodeError:
-        found: list[str | None] = []
-        others: dict[str, str] = {}
-        for place, text in enumerate(texts):
-            try:
-                found.append(text.decode())
-            except UnicodeDecodeError:
-                found.append(None)
-                others[str(place)] = b64encode(text).decode()
-        return found, others
-
-
-def _record(row: dict[str, Any]) -> ArchivedRecord:
-    gap = None if row["gap"] is None else orjson.loads(row["gap"])
-    text = b"" if row["text"] is None else row["text"].encode()
+def _record(
+    stamp_ns: int,
+    sandbox_id: str,
+    container: str,
+    generation: int,
+    line: int,
+    part: int | None,
+    text: str | None,
+    text_bytes: bytes | None,
+    gap_json: str | None,
+) -> ArchivedRecord:
+    gap = None if gap_json is None else orjson.loads(gap_json)
+    content = text_bytes or b"" if text is None else text.encode()
+    number = line if gap is None else gap_line(gap)
     return ArchivedRecord(
-        row["sandbox_id"],
-        row["container"],
-        row["generation"],
-        row["line"] if gap is None else int(gap.get("before_line") or 0),
-        row["part"] or 0,
-        row["time"],
-        text if row["text_bytes"] is None else row["text_bytes"],
-        gap,
+        sandbox_id, container, generation, number, part or 0, stamp_ns, content, gap
     )

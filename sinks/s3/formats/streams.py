@@ -66,7 +66,8 @@ class ByteWriter:
         if self._compressor is None:
             self._file.write(data)
         elif not self._is_gzip:
-            self._file.write(self._compressor.compress(data))
+            if compressed := self._compressor.compress(data):
+                self._file.write(compressed)
         else:
             self._blocks += data
             whole = len(self._blocks) // _BLOCK_BYTES * _BLOCK_BYTES

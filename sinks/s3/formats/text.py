@@ -79,10 +79,11 @@ class TextFormat:
         stamp_ns = 0
         for run, number, parts in _expected(runs):
             pieces = _take_line(lines, parts)
-            # A line without a stamp has the stamp of the line before it.
-            stamp_ns = min(max(stamp_ns, run.first_ns), run.last_ns)
-            record = _record(run, number, pieces[0], stamp_ns)
-            stamp_ns = record.stamp_ns
+            # A line without a stamp has that of the line before it, which may not be here.
+            known_ns = min(max(stamp_ns, run.first_ns), run.last_ns)
+            record = _record(run, number, pieces[0], known_ns)
+            if not run.gap:
+                stamp_ns = record.stamp_ns
             records.append(record)
             records += [
                 replace(record, part=run.part + later, text=pieces[later])

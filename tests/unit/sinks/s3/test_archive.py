@@ -159,24 +159,26 @@ async def test_some_manifests_are_asked_for_ahead_and_never_more(scene: Scene) -
     scene.bucket.gate = asyncio.Event()
     windows = archive.windows(Selection())
     first = asyncio.ensure_future(anext(windows))
-    while scene.bucket.open_now < 4:
+    while scene.bucket.open_now < 8:
         await asyncio.sleep(0)
     scene.bucket.gate.set()
     assert (await first).manifest_key == scene.manifests[0]
     assert len([one async for one in windows]) == 11
-    assert (scene.bucket.most_open, scene.bucket.reads.total()) == (4, 12)
+    assert (scene.bucket.most_open, scene.bucket.reads.total()) == (8, 12)
 
 
 async def test_nothing_is_asked_for_any_more_when_it_is_closed(scene: Scene) -> None:
     for n in range(8):
         await scene.put(lines(n, n + 1))
     archive = scene.archive()
-    windows = archive.windows(Selection())
-    await anext(windows)
     scene.bucket.gate = asyncio.Event()
-    waiting = asyncio.ensure_future(anext(windows))
-    await asyncio.sleep(0)
+    waiting = asyncio.ensure_future(anext(archive.windows(Selection())))
+    while scene.bucket.open_now < 8:
+        await asyncio.sleep(0)
     waiting.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await waiting
+    assert scene.bucket.open_now == 7
     await archive.close()
     assert (scene.bucket.open_now, scene.bucket.opened) == (0, False)
     await archive.close()
@@ -322,6 +324,7 @@ async def test_an_object_that_was_changed_is_refused_before_a_line_of_it_is_show
 
 async def test_no_more_of_an_object_is_taken_than_there_should_be(scene: Scene) -> None:
     (key,) = await scene.put(lines(0, 2))
+    size_bytes = len(scene.bucket.objects[key])
     scene.bucket.objects[key] += bytes(1 << 20)
     scene.bucket.block_bytes = 100
     archive = scene.archive()
@@ -329,6 +332,7 @@ async def test_no_more_of_an_object_is_taken_than_there_should_be(scene: Scene) 
     with pytest.raises(ArchiveError, match="has more"):
         await read(archive, window.objects[0])
     assert scene.bucket.open_now == 0
+    assert scene.bucket.sent_bytes[key] <= size_bytes + 100
 
 
 async def test_an_object_that_is_missing_is_named(scene: Scene) -> None:
