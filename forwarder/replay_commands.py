@@ -76,6 +76,7 @@ def replay_range(settings: Settings, sink: str, wanted: Range) -> Document:
         wanted.since_ns,
         wanted.until_ns,
         wanted.sandbox_id,
+        cursor,
         contents.lines,
         now_ns,
     )

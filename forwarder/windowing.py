@@ -32,7 +32,7 @@ if TYPE_CHECKING:
     from forwarder.model import Frame
     from forwarder.outlet import SinkOutlet
     from forwarder.sink_state import EngineState
-    from forwarder.spool.interface import Spool, Survey
+    from forwarder.spool.interface import HandedOut, Spool, Survey
     from sinks.interface import Slice
     from sinks.plan import WindowLimits
 
@@ -67,6 +67,9 @@ class WindowFeed:
         self._hurried = asyncio.Event()
         self._refusing = RangeRefusing(name, spool, clock)
         self._size = SizeEstimate(limits.max_bytes)
+        # Where the cursor can stand behind the newest window; 0 when its last frames are gone. What
+        # took their place is the record of that, and is in a window to come.
+        self._through_id = 0
 
     def hurry(self) -> None:
         """From now on no record waits for others."""
@@ -84,19 +87,22 @@ class WindowFeed:
         """Windows from behind the cursor on, for ever."""
         async with aclosing(self.windows(cursor, state)) as windows:
             async for window in windows:
-                yield Shipment(window.last_id, partial(self._deliver, window))
+                yield Shipment(self._through_id, partial(self._deliver, window))
 
     async def _deliver(self, window: Window) -> Settled:
         changes = await self._outlet.write(window)
-        return Settled(changes, Delivery(delivered=window.line_count))
+        # Of what was damaged before it was read nothing was delivered: so many there are now. A
+        # cancellation here costs nothing: the same window comes again, and is there.
+        handed = await self._hand_out(window.after_id, window.last_id)
+        return Settled(changes, Delivery(delivered=handed.lines))
 
     async def windows(self, cursor: Cursor, state: EngineState) -> AsyncGenerator[Window, None]:
         """Windows from behind the cursor on, for ever; first those that were begun before."""
         at = cursor.durable
         bounds = self._recall(state)
-        for _, last_id in bounds:
+        for after_id, last_id in bounds:
             if last_id > at:
-                yield await self._window(at, last_id)
+                yield await self._window(after_id, last_id)
                 at = last_id
         while True:
             last_id, stored_bytes = await self._gather(at)
@@ -148,29 +154,38 @@ class WindowFeed:
 
     async def _window(self, after_id: int, last_id: int, stored_bytes: int = 0) -> Window:
         """The window of these frames; what it takes in the spool is 0 when nobody knows."""
-        lines = await until_spool_answers(
-            lambda: self._spool.hand_out(self._name, after_id, last_id), clock=self._clock
-        )
+        handed = await self._hand_out(after_id, last_id)
+        self._through_id = handed.last_id
         return Window(
             self._spool.spool_id,
             after_id,
             last_id,
-            lines,
+            handed.lines,
             partial(self._read, after_id, last_id),
             partial(self._size.learn, stored_bytes),
+        )
+
+    async def _hand_out(self, after_id: int, last_id: int) -> HandedOut:
+        return await until_spool_answers(
+            lambda: self._spool.hand_out(self._name, after_id, last_id), clock=self._clock
         )
 
     async def _read(self, after_id: int, last_id: int) -> AsyncIterator[Batch]:
         while after_id < last_id:
             frames = await until_spool_answers(
-                partial(self._spool.read, after_id, max_bytes=_READ_BYTES, sink=self._name),
+                partial(
+                    self._spool.read,
+                    after_id,
+                    max_bytes=_READ_BYTES,
+                    sink=self._name,
+                    upto_id=last_id,
+                ),
                 clock=self._clock,
             )
-            chosen = [frame for frame in frames if frame.id <= last_id]
-            if not chosen:  # the last of them are one gap record now, which came before
+            if not frames:  # the last of them were given up
                 return
-            after_id = chosen[-1].id
-            yield Batch(chosen[0].id, after_id, [self._slice(frame) for frame in chosen])
+            after_id = frames[-1].id
+            yield Batch(frames[0].id, after_id, [self._slice(frame) for frame in frames])
 
     def _slice(self, frame: Frame) -> Slice:
         return make_slice(frame, self._streams.get(self._spool.stream_info(frame.stream_id)))

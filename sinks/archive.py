@@ -33,7 +33,7 @@ class Selection:
 
 @dataclass(frozen=True, slots=True)
 class Run:
-    """Consecutive records of one stream, as they stand behind each other in an object.
+    """Consecutive records of one stream in an object; other streams' may stand in between.
 
     Attributes:
         generation: Which life of the container they come from.
@@ -61,7 +61,7 @@ class ArchivedObject:
     """One object, as the manifest of its window says.
 
     Attributes:
-        runs: What is in it, in the object's order.
+        runs: What is in it, by where they begin; those of one stream in its order.
     """
 
     key: str
@@ -98,6 +98,7 @@ class ArchivedRecord:
     """One record, read back.
 
     Attributes:
+        line: Its number; of a gap record nothing certain, `gap` says where it stands.
         text: The line without its stamp and newline; empty for a gap record.
         gap: For a gap record, what is missing; see `sinks.interface.Slice.gap`.
     """

@@ -21,6 +21,7 @@ import httpx
 from sinks.addresses import is_link_local
 from sinks.answers import Answer, StatusTable, origin, printable, verdict
 from sinks.credentials import concealed, secret_headers, tls_context
+from sinks.early_answers import hear_early_answers
 from sinks.interface import SinkMisconfiguredError
 from sinks.no_answer import no_answer
 from sinks.server import TlsSettings
@@ -187,7 +188,7 @@ class WebClient:
         assert pool is not None, "open comes first"
         pool.users += 1
         ours = {"accept-encoding": "identity", "user-agent": "sandbox-forwarder"}
-        extensions = {"trace": self._refuse_forbidden}
+        extensions = {"trace": self._traced}
         try:
             async with pool.client.stream(
                 method,
@@ -215,6 +216,10 @@ class WebClient:
         self._is_in_doubt = False
         if before is not None and not before.users:
             await before.client.aclose()
+
+    async def _traced(self, event: str, info: Mapping[str, Any]) -> None:
+        await self._refuse_forbidden(event, info)
+        hear_early_answers(event, info)
 
     async def _refuse_forbidden(self, event: str, info: Mapping[str, Any]) -> None:
         """Look where a connection leads before anything is sent: names can lead anywhere."""

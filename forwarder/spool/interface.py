@@ -180,6 +180,20 @@ class Survey:
 
 
 @dataclass(frozen=True, slots=True)
+class HandedOut:
+    """What a sink was promised.
+
+    Attributes:
+        lines: Lines, and parts of lines, that are there now.
+        last_id: The last frame there is, where a cursor can stand; 0 when all are gone: they were
+            given up, and the record of that stands behind them.
+    """
+
+    lines: int
+    last_id: int
+
+
+@dataclass(frozen=True, slots=True)
 class RangeReplay:
     """A range of lines that is sent to a sink again, and how far that is.
 
@@ -365,7 +379,9 @@ class Spool(StreamStore, Protocol):
         """The sink of this name; a new one begins at the oldest frame held, or at the newest."""
         ...
 
-    async def read(self, after_id: int, *, max_bytes: int, sink: str = "") -> Sequence[Frame]:
+    async def read(
+        self, after_id: int, *, max_bytes: int, sink: str = "", upto_id: int | None = None
+    ) -> Sequence[Frame]:
         """The frames after this one, in order, about `max_bytes` of lines; at least one if any.
 
         A frame that does not match its checksum is replaced by a gap record first.
@@ -374,6 +390,8 @@ class Spool(StreamStore, Protocol):
             after_id: A frame that was read, or where a sink's cursor stands.
             max_bytes: How much.
             sink: Who reads: what it was handed is not dropped until its cursor is past it.
+            upto_id: None behind this one, where it matters what stands at this place: damage
+                behind it is not looked at.
 
         Raises:
             SpoolUnavailableError: A damaged frame cannot be replaced now; try again.
@@ -388,12 +406,8 @@ class Spool(StreamStore, Protocol):
         """
         ...
 
-    async def hand_out(self, sink: str, after_id: int, through_id: int) -> int:
-        """Promise a sink these frames: none of them is dropped until its cursor is past it.
-
-        Returns:
-            How many lines, and parts of lines, they have now.
-        """
+    async def hand_out(self, sink: str, after_id: int, through_id: int) -> HandedOut:
+        """Promise a sink these frames: none of them is dropped until its cursor is past it."""
         ...
 
     async def advance(

@@ -40,7 +40,8 @@ class RangeRequest:
         since_ns: Lines with this stamp or a later one ...
         until_ns: ... and before this one; None for all of them.
         sandbox_id: Only of this sandbox; of all when empty.
-        lines: How many it was when it was asked for.
+        upto_id: Up to which frame the sink was when it was asked for: the rest comes anyway.
+        lines: How many lines it was then.
         asked_ns: When that was.
     """
 
@@ -49,6 +50,7 @@ class RangeRequest:
     since_ns: int
     until_ns: int | None
     sandbox_id: str
+    upto_id: int
     lines: int
     asked_ns: int
 
@@ -80,6 +82,7 @@ class RangeRequest:
             int(content["since_ns"]),
             None if until_ns is None else int(until_ns),
             str(content["sandbox_id"]),
+            int(content["upto_id"]),
             int(content["lines"]),
             int(content["asked_ns"]),
         )
@@ -125,7 +128,7 @@ def being_replayed(connection: sqlite3.Connection) -> int:
 
 
 def take_request(connection: sqlite3.Connection, request: RangeRequest) -> None:
-    """Note a range that is to be sent again: what the sink is past now; the rest comes anyway.
+    """Note a range that is to be sent again.
 
     A request that is known is passed over, and one for a sink that there is not.
     """
@@ -139,7 +142,8 @@ def take_request(connection: sqlite3.Connection, request: RangeRequest) -> None:
         since_ns=request.since_ns,
         until_ns=request.until_ns,
         sandbox_id=request.sandbox_id,
-        upto_id=row[0],
+        # After a restored backup the sink may stand further back, and then more comes anyway.
+        upto_id=min(request.upto_id, row[0]),
         asked_lines=request.lines,
         asked_ns=request.asked_ns,
     )

@@ -54,9 +54,9 @@ class FrameReader:
         self._now = now
         self._on_gap = on_gap
 
-    async def read(self, after_id: int, max_bytes: int) -> Sequence[Frame]:
+    async def read(self, after_id: int, max_bytes: int, last_id: int) -> Sequence[Frame]:
         """The frames after this one; see `Spool.read`."""
-        recent = self._recent.after(after_id, max_bytes)
+        recent = self._recent.after(after_id, max_bytes, last_id)
         if recent is not None:
             await self._know(recent)
             return recent
@@ -64,7 +64,7 @@ class FrameReader:
         while True:
             batch = await self._query(
                 lambda connection: statements.read_frames(
-                    connection, after_id, max_bytes=max_bytes, known=self._infos
+                    connection, after_id, last_id, max_bytes=max_bytes, known=self._infos
                 )
             )
             self._learn(batch.infos)

@@ -33,7 +33,7 @@ class RecentFrames:
         while self._frames and self._frames[0].id <= frame_id:
             self._bytes -= _weight(self._frames.popleft())
 
-    def after(self, frame_id: int, max_bytes: int) -> list[Frame] | None:
+    def after(self, frame_id: int, max_bytes: int, last_id: int) -> list[Frame] | None:
         """About `max_bytes` of the frames after this one; None when they are not all here."""
         if not self._frames or self._frames[0].id > frame_id + 1:
             return None
@@ -42,7 +42,7 @@ class RecentFrames:
         for index in range(frame_id + 1 - self._frames[0].id, len(self._frames)):
             frame = self._frames[index]
             size += len(frame.raw)
-            if chosen and size > max_bytes:
+            if (chosen and size > max_bytes) or frame.id > last_id:
                 break
             chosen.append(frame)
         return chosen

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import sqlite3
+import sys
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from functools import partial
@@ -26,7 +27,7 @@ from forwarder.spool.range_box import RangeBox
 from forwarder.spool.reading import FrameReader
 from forwarder.spool.recent import RecentFrames
 from forwarder.spool.room import NO_LIMITS, SpoolLimits, out_of_room
-from forwarder.spool.survey import lines_between, survey
+from forwarder.spool.survey import between, survey
 from forwarder.spool.writer import SpoolFullError, Writer
 
 if TYPE_CHECKING:
@@ -37,6 +38,7 @@ if TYPE_CHECKING:
     from forwarder.spool.files import StateDir
     from forwarder.spool.interface import (
         Delivery,
+        HandedOut,
         RangeReplay,
         Replayed,
         SinkRecord,
@@ -206,13 +208,16 @@ class SqliteSpool:
             )
         )
 
-    async def read(self, after_id: int, *, max_bytes: int, sink: str = "") -> Sequence[Frame]:
+    async def read(
+        self, after_id: int, *, max_bytes: int, sink: str = "", upto_id: int | None = None
+    ) -> Sequence[Frame]:
         """The frames after this one, from memory when they are new, else from the database."""
         self._check()
+        last_id = sys.maxsize if upto_id is None else upto_id
         if not self._drops:
-            return await self._frames.read(after_id, max_bytes)
+            return await self._frames.read(after_id, max_bytes, last_id)
         async with self._gate.turn:
-            frames = await self._frames.read(after_id, max_bytes)
+            frames = await self._frames.read(after_id, max_bytes, last_id)
             if frames and sink:
                 self._hand_out(sink, frames[-1].id)
             return frames
@@ -226,14 +231,12 @@ class SqliteSpool:
             )
         )
 
-    async def hand_out(self, sink: str, after_id: int, through_id: int) -> int:
-        """Promise a sink frames; returns how many lines they have."""
+    async def hand_out(self, sink: str, after_id: int, through_id: int) -> HandedOut:
+        """Promise a sink frames."""
         self._check()
         async with self._gate.turn:
             self._hand_out(sink, through_id)
-            return await self._read(
-                lambda connection: lines_between(connection, after_id, through_id)
-            )
+            return await self._read(lambda connection: between(connection, after_id, through_id))
 
     def _hand_out(self, sink: str, frame_id: int) -> None:
         handed = self._gate.handed

@@ -220,12 +220,17 @@ class Batch:
 
 
 def read_frames(
-    connection: sqlite3.Connection, after_id: int, *, max_bytes: int, known: Container[int]
+    connection: sqlite3.Connection,
+    after_id: int,
+    last_id: int,
+    *,
+    max_bytes: int,
+    known: Container[int],
 ) -> Batch:
     """Frames in order, and what is known of those of their streams that are not in `known`."""
     rows = connection.execute(
-        f"SELECT {COLUMNS} FROM frame WHERE id > ? ORDER BY id",  # noqa: S608 - a constant
-        (after_id,),
+        f"SELECT {COLUMNS} FROM frame WHERE id > ? AND id <= ? ORDER BY id",  # noqa: S608 - a constant
+        (after_id, last_id),
     )
     frames: list[Frame] = []
     damaged: list[int] = []

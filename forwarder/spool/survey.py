@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 from forwarder.model import FrameKind
 from forwarder.spool.frames import number
-from forwarder.spool.interface import Survey
+from forwarder.spool.interface import HandedOut, Survey
 
 if TYPE_CHECKING:
     import sqlite3
@@ -36,9 +36,9 @@ def survey(
     return Survey(last_id, stored_bytes, raw_bytes, end_id)
 
 
-def lines_between(connection: sqlite3.Connection, after_id: int, through_id: int) -> int:
-    """Records in the frames behind one and up to another, gap and end records not among them."""
-    row = connection.execute(
-        "SELECT sum(lines) FROM frame WHERE id > ? AND id <= ?", (after_id, through_id)
+def between(connection: sqlite3.Connection, after_id: int, through_id: int) -> HandedOut:
+    """What there is behind one frame and up to another; gap and end records are no lines."""
+    lines, last_id = connection.execute(
+        "SELECT sum(lines), max(id) FROM frame WHERE id > ? AND id <= ?", (after_id, through_id)
     ).fetchone()
-    return number(row[0])
+    return HandedOut(number(lines), number(last_id))

@@ -91,8 +91,12 @@ _EXISTS = frozenset({304, 412})
 _NO_CONDITION = frozenset({"NotImplemented", "InvalidArgument", "InvalidRequest"})
 #: The upload is unknown, or its parts are not those that were sent.
 _NO_UPLOAD = frozenset({"NoSuchUpload", "InvalidPart", "InvalidPartOrder"})
+#: What versitygw says with 404.
+_UNKNOWN_KEY = frozenset({"XAdminUserNotFound"})
 #: A 403 that says nothing against our credentials.
 _NO_ROOM = frozenset({"QuotaExceeded", "InsufficientStorage", "XMinioStorageFull"})
+_REFUSED = frozenset({_UNAUTHORIZED, _FORBIDDEN, _PROXY_LOGIN})
+_NO_REASON = "it does not say why: look at the credentials, region, encryption and storage_class"
 _UNKNOWN_FEATURE = (
     "the store cannot do this: see provider, conditional_writes, encryption and storage_class"
 )
@@ -106,10 +110,14 @@ _STATUS_WORDS = {
     " multipart_above and part_size",
 }
 _WORDS = {
-    "AccessDenied": "the credentials are good, but may not do this: see the policy in the"
-    " documentation of the sink",
+    "AccessDenied": "these credentials may not do this: see the policy in the documentation of the"
+    " sink",
     "AllAccessDisabled": "the bucket is disabled",
     "InvalidAccessKeyId": "the store does not know this access key: mend access_key_id",
+    "XAdminUserNotFound": "the store does not know this access key: mend access_key_id",
+    "ObjectParentIsFile": "the store keeps keys as paths, and a part of this one is an object: mend"
+    " key",
+    "KeyTooLongError": "the store takes no key of this length: mend key",
     "SignatureDoesNotMatch": "the secret key is wrong, or the region or endpoint is another"
     " store's: mend secret_access_key",
     "NoSuchBucket": "there is no such bucket: create it, or mend bucket, endpoint or region",
@@ -214,9 +222,9 @@ def _condition(error: StoreError, status: int, said: str) -> None:
 
 def _passes(error: StoreError, status: int) -> bool:
     """Whether it is trouble of the moment."""
-    if error.code in _LATER or status in _LATER_STATUSES:
-        return True
-    return status >= _SERVER_ERROR and status != _NOT_IMPLEMENTED and error.code not in _WORDS
+    if error.code in _LATER or error.code in _WORDS:
+        return error.code in _LATER
+    return status in _LATER_STATUSES or (status >= _SERVER_ERROR and status != _NOT_IMPLEMENTED)
 
 
 def _held(error: StoreError, status: int, said: str) -> SinkMisconfiguredError:
@@ -229,11 +237,12 @@ def _held(error: StoreError, status: int, said: str) -> SinkMisconfiguredError:
     if status in _REDIRECTS or error.code in _ELSEWHERE:
         where = f"set region: {error.region}" if error.region else "mend region or endpoint"
         return SinkMisconfiguredError(f"{said}; the bucket is elsewhere: {where}")
-    refused = status in {_FORBIDDEN, _UNAUTHORIZED, _PROXY_LOGIN} and error.code not in _NO_ROOM
+    refused = status in _REFUSED and error.code not in _NO_ROOM
     words = _WORDS.get(error.code) or _STATUS_WORDS.get(status)
     if words is None and not error.code and status == _BAD_REQUEST:
         # Of a HEAD that is refused there is never more than the status.
-        words, refused = "it does not say why: are the credentials or the region wrong?", True
+        words, refused = _NO_REASON, True
+    refused |= error.code in _UNKNOWN_KEY
     return SinkMisconfiguredError(f"{said}; {words or 'mend the settings'}", credentials=refused)
 
 

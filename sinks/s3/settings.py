@@ -2,7 +2,6 @@
 
 # Not `from __future__ import annotations`: pydantic reads the annotations at run time.
 
-import re
 from collections.abc import Collection, Mapping, Sequence
 from importlib.util import find_spec
 from typing import Annotated, Literal, Self
@@ -18,6 +17,7 @@ from sinks.s3.formats.registry import get_format
 from sinks.s3.keys import KeyTemplate
 from sinks.s3.plan import Recipe
 from sinks.s3.providers import PRESETS, Provider, fits_host, provider_at
+from sinks.s3.rules import check_address, check_bucket, check_objects
 from sinks.s3.sections import (
     BucketName,
     EncryptionSettings,
@@ -273,45 +273,10 @@ class S3Settings(ServerSettings):
         return self
 
     @model_validator(mode="after")
-    def _store_is_known(self) -> Self:
-        if self.store == "r2" and self.endpoint is None and self.account is None:
-            raise problem('"r2" needs "account" or "endpoint"', about=["account", "endpoint"])
-        if self.account is not None and (self.store != "r2" or self.endpoint is not None):
-            text = 'only "provider: r2" has it, without an endpoint'
-            raise problem(text, at=["account"], about=["account", "provider", "endpoint"])
-        if not self.store_endpoint:
-            raise problem(f'"{self.store}" needs "endpoint"', about=["endpoint"])
-        if not self.store_region:
-            text = f'"{self.store}" needs "region": the one that the bucket is in'
-            raise problem(text, about=["region", "endpoint"])
-        return self
-
-    @model_validator(mode="after")
-    def _bucket_is_possible(self) -> Self:
-        preset = PRESETS[self.store]
-        about = ["provider", "endpoint", "bucket", "addressing"]
-        if preset.only is not None and self.addressing not in {None, preset.only}:
-            text = f'"{self.store}" knows "{preset.only}" only'
-            raise problem(text, at=["addressing"], about=about)
-        if preset.buckets and not re.fullmatch(preset.buckets, self.bucket):
-            text = f'buckets of "{self.store}" have names of {preset.bucket_rule}'
-            raise problem(text, at=["bucket"], about=about)
-        if self.store_addressing == "virtual" and not fits_host(self.bucket):
-            text = "cannot be part of a host's name: that has a-z, 0-9, . and -, 63 at most"
-            raise problem(text, at=["bucket"], about=about)
-        return self
-
-    @model_validator(mode="after")
-    def _store_knows_what_is_asked(self) -> Self:
-        preset = PRESETS[self.store]
-        about = ["provider", "endpoint", "encryption", "storage_class"]
-        if self.encryption is not None and not preset.encrypts:
-            text = f'"{self.store}" encrypts everything by itself, and refuses to be told how'
-            raise problem(text, at=["encryption"], about=about, seen=False)
-        known = preset.storage_classes
-        if known is not None and self.storage_class not in {None, *known}:
-            names = " and ".join(f'"{name}"' for name in known)
-            raise problem(f'"{self.store}" has {names}', at=["storage_class"], about=about)
+    def _fits_the_store(self) -> Self:
+        check_address(self)
+        check_bucket(self)
+        check_objects(self)
         return self
 
     @model_validator(mode="after")

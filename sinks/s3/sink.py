@@ -14,7 +14,10 @@ from typing import TYPE_CHECKING
 
 import structlog
 
+from sinks.archive import ArchiveError
+from sinks.files.system import verdicts
 from sinks.interface import SinkUnavailableError
+from sinks.s3.amending import amended
 from sinks.s3.archive import S3Archive
 from sinks.s3.building import build, verify_staged, window_name
 from sinks.s3.index import IndexEntry, compacted, to_state
@@ -56,8 +59,10 @@ class S3Sink:
         self._promise: Promise | None = None
         # Windows are built one after the other: two at once would take the memory of two.
         self._building = asyncio.Lock()
-        # By window under way, the keys of the objects that are certain to be in the bucket.
-        self._there: dict[str, set[str]] = {}
+        # Two that put the index together at once could each undo what the other one did.
+        self._indexing = asyncio.Lock()
+        # By window under way, the objects that are certain to be in the bucket, by key.
+        self._there: dict[str, dict[str, StagedObject]] = {}
 
     @property
     def description(self) -> str:
@@ -72,6 +77,7 @@ class S3Sink:
             SinkMisconfiguredError: Address, credentials, bucket, or the disk for staging.
         """
         settings = self._settings
+        await self.close()
         self._state = state
         self._encoders = Encoders(settings.workers)
         store = self._store = ObjectStore(settings)
@@ -85,7 +91,7 @@ class S3Sink:
             part_bytes=settings.part_size,
             in_flight=settings.in_flight,
         )
-        await self._sweep()
+        await self._sweep(self._needed())
 
     async def check(self) -> str:
         """Write, read back and delete a probe object."""
@@ -110,14 +116,15 @@ class S3Sink:
             SinkMisconfiguredError: Credentials, the bucket, a key that is taken, the disk.
         """
         name = window_name(window, self._name)
-        there = self._there.setdefault(name, set())
+        there = self._there.setdefault(name, {})
         plan = await self._planned(window, name)
         if plan.objects:
-            await self._upload(plan, there)
+            await self._upload(window, plan, there)
+            changes = {**await self._indexed(window, plan), self._key(window): None}
+        else:
+            changes = dict.fromkeys({self._key(window)}.intersection(self._known_state.keys()))
         del self._there[name]
-        if not plan.objects:
-            return {}
-        return {**await self._indexed(window, plan), self._key(window): None}
+        return changes
 
     async def close(self) -> None:
         """Close connections and processes. May be called at any time, and again."""
@@ -153,27 +160,41 @@ class S3Sink:
         assert self._encoders is not None, "write before open"
         directory = state.directory / name
         async with self._building:
-            data = state.get(self._key(window))
-            known = None if data is None else WindowPlan.decode(data)
+            known = self._known_plan(window, name)
             if known is not None and await verify_staged(directory, known):
                 return known
             # What was begun with one recipe is finished with it, whatever the settings say now.
             recipe = self._settings.recipe if known is None else known.recipe
             plan = await build(window, name, recipe, directory, self._encoders)
-            window.made(sum(staged.size_bytes for staged in plan.objects[:-1]))
             if plan.objects and plan != known:
                 if known is not None:
                     self._log.warning("window was built again, and is not what it was", window=name)
-                await state.remember({self._key(window): plan.encode()})
-                await self._sweep()
+                await self._remember(window, plan)
+            if known is None:
+                window.made(sum(staged.size_bytes for staged in plan.objects[:-1]))
             return plan
 
-    async def _upload(self, plan: WindowPlan, there: set[str]) -> None:
+    def _known_plan(self, window: Window, name: str) -> WindowPlan | None:
+        """What is remembered of this very window: one that ends elsewhere has other lines."""
+        data = self._known_state.get(self._key(window))
+        plan = None if data is None else WindowPlan.decode(data)
+        return plan if plan is not None and plan.window == name else None
+
+    async def _remember(self, window: Window, plan: WindowPlan) -> None:
+        """Make the plan durable, and with it that windows before are over."""
+        needed = self._needed()
+        await self._known_state.remember({self._key(window): plan.encode()})
+        await self._sweep(needed)
+
+    async def _upload(
+        self, window: Window, plan: WindowPlan, there: dict[str, StagedObject]
+    ) -> None:
         """Upload what is not there yet; the manifest when everything else is.
 
         Args:
-            plan: The window.
-            there: The keys of what is there; what comes to be there is added.
+            window: The window.
+            plan: What is made of it.
+            there: What is there by its key; what comes to be there is added.
         """
         uploader = self._uploader
         assert uploader is not None, "write before open"
@@ -181,41 +202,52 @@ class S3Sink:
 
         async def ensure(staged: StagedObject) -> None:
             if staged.key not in there:
-                await uploader.ensure(plan.window, staged, directory / staged.file)
-                there.add(staged.key)
+                file = directory / staged.file
+                there[staged.key] = await uploader.ensure(plan.window, staged, file)
 
-        *objects, manifest = plan.objects
         before = len(there)
         try:
-            await together(map(ensure, objects))
-            await ensure(manifest)
+            await together(map(ensure, plan.objects[:-1]))
+            told = await asyncio.to_thread(amended, directory, plan, there)
+            if told != plan:
+                await self._remember(window, told)
+            await ensure(told.objects[-1])
         except SinkUnavailableError as error:
-            error.progressed = len(there) > before
+            error.progressed |= len(there) > before
             raise
 
     async def _indexed(self, window: Window, plan: WindowPlan) -> StateChanges:
         state = self._known_state
-        keys = state.keys()
-        values = {key: state.get(key) for key in keys}
-        changes = compacted({key: value for key, value in values.items() if value is not None})
-        if changes:
-            await state.remember(changes)
+        async with self._indexing:
+            keys = state.keys()
+            values = {key: state.get(key) for key in keys}
+            try:
+                changes = compacted({k: value for k, value in values.items() if value is not None})
+            except ArchiveError as error:
+                # The store knows it all, too: this is no reason to archive nothing more.
+                self._log.warning("the index cannot be put together", error=str(error))
+                changes = {}
+            if changes:
+                await state.remember(changes)
         manifest = plan.objects[-1].key
         entry = IndexEntry(plan.window, manifest, plan.first_ns, plan.last_ns)
         return dict([to_state(window.after_id, entry)])
 
-    async def _sweep(self) -> None:
-        """Delete what is staged of windows that are over.
+    def _needed(self) -> set[str]:
+        """The windows whose files may be needed once more.
 
-        A window's files stay until something later was remembered: only then it is certain that
-        the cursor is behind it also after a crash, and that they are not needed once more.
+        They are until something later was remembered than that they are over: only then it is
+        certain that the cursor is behind them also after a crash.
         """
         state = self._known_state
         keys = state.keys()
         plans = [state.get(key) for key in keys if key.startswith(PLAN_PREFIX)]
-        kept = {WindowPlan.decode(data).window for data in plans if data is not None}
-        kept |= self._there.keys()
-        await asyncio.to_thread(_delete_others, state.directory, kept)
+        known = {WindowPlan.decode(data).window for data in plans if data is not None}
+        return known | self._there.keys()
+
+    async def _sweep(self, needed: set[str]) -> None:
+        """Delete what is staged of other windows."""
+        await asyncio.to_thread(_delete_others, self._known_state.directory, needed)
 
     @property
     def _known_state(self) -> SinkState:
@@ -224,7 +256,9 @@ class S3Sink:
 
 
 def _delete_others(directory: Path, kept: set[str]) -> None:
-    for entry in directory.iterdir():
+    with verdicts(str(directory)):
+        entries = list(directory.iterdir())
+    for entry in entries:
         if entry.name not in kept:
             with suppress(OSError):  # it is tried again
                 shutil.rmtree(entry)

@@ -9,12 +9,13 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
 import orjson
 import structlog
 
+from sinks.closing import closing
 from sinks.interface import SinkMisconfiguredError, SinkUnavailableError
 from sinks.s3.body import FilePart
 from sinks.s3.probing import Promise
@@ -36,6 +37,9 @@ _MAX_PARTS = 10_000
 
 #: Under these keys the sink's state has the uploads that were begun, so that none is forgotten.
 UPLOAD_PREFIX = "upload:"
+
+#: What is said of every object that tells whose it is, and what it is.
+_OURS = frozenset({"window", "sha256"})
 
 
 @dataclass(slots=True)
@@ -95,8 +99,12 @@ class Uploader:
         self._part_bytes = part_bytes
         self._places = asyncio.Semaphore(in_flight)
 
-    async def ensure(self, window: str, staged: StagedObject, file: Path) -> None:
+    async def ensure(self, window: str, staged: StagedObject, file: Path) -> StagedObject:
         """Return when the object is in the bucket, whoever put it there.
+
+        Returns:
+            The object that is there: with the size and digest of other bytes than those staged,
+            if it was made of the same records before.
 
         Args:
             window: Whose object it is.
@@ -108,16 +116,19 @@ class Uploader:
             SinkMisconfiguredError: Somebody must mend something: another object has its key.
         """
         metadata = {"window": window, "sha256": staged.sha256, "records": staged.records_sha256}
-        if staged.size_bytes > self._multipart_above_bytes:
-            await self._in_parts(staged, file, metadata)
-        else:
-            async with self._places:
-                await self._at_once(staged, file, metadata)
+        begun = self._state.get(_state_key(window, staged)) is not None
+        # What was begun in parts is ended so, also when larger objects go up at once by now.
+        if begun or staged.size_bytes > self._multipart_above_bytes:
+            return await self._in_parts(staged, file, metadata)
+        async with self._places:
+            return await self._at_once(staged, file, metadata)
 
-    async def _at_once(self, staged: StagedObject, file: Path, metadata: Mapping[str, str]) -> None:
+    async def _at_once(
+        self, staged: StagedObject, file: Path, metadata: Mapping[str, str]
+    ) -> StagedObject:
         create_only = self._promise is Promise.CREATE_ONLY
-        if not create_only and await self._is_there(staged, metadata):
-            return
+        if not create_only and (there := await self._there(staged, metadata)):
+            return there
         try:
             await self._store.put(
                 staged.key,
@@ -127,21 +138,24 @@ class Uploader:
                 create_only=create_only,
             )
         except ObjectExistsError:
-            await self._must_be_there(staged, metadata)
+            return await self._must_be_there(staged, metadata)
+        return staged
 
     async def _in_parts(
         self, staged: StagedObject, file: Path, metadata: Mapping[str, str]
-    ) -> None:
-        key = f"{UPLOAD_PREFIX}{metadata['window']}/{staged.file}"
-        if await self._is_there(staged, metadata):
+    ) -> StagedObject:
+        key = _state_key(metadata["window"], staged)
+        if there := await self._there(staged, metadata):
             await self._abandon(staged.key, self._known(key))
             await self._state.remember({key: None})
-            return
+            return there
         upload = await self._begun(key, staged, metadata)
         try:
             await self._send_parts(key, upload, staged, file)
             # Without the store's help, the less time lies between looking and writing the better.
-            if self._promise is Promise.CREATE_ONLY or not await self._is_there(staged, metadata):
+            if self._promise is not Promise.CREATE_ONLY:
+                there = await self._there(staged, metadata)
+            if there is None:
                 await self._complete(staged, upload)
         except UploadGoneError as error:
             await self._abandon(staged.key, upload)
@@ -149,9 +163,10 @@ class Uploader:
             text = f"{staged.key}: the store has forgotten its upload; it is begun anew"
             raise SinkUnavailableError(text) from error
         except ObjectExistsError:
-            await self._must_be_there(staged, metadata)
+            there = await self._must_be_there(staged, metadata)
             await self._abandon(staged.key, upload)
         await self._state.remember({key: None})
+        return there or staged
 
     def _known(self, key: str) -> _Upload | None:
         data = self._state.get(key)
@@ -208,11 +223,16 @@ class Uploader:
                 await self._state.remember({key: upload.encode()})
 
         offsets = range(0, staged.size_bytes, upload.part_bytes)
-        await together(
-            send(number, offset, min(upload.part_bytes, staged.size_bytes - offset))
-            for number, offset in enumerate(offsets, 1)
-            if number not in upload.etags
-        )
+        before = len(upload.etags)
+        try:
+            await together(
+                send(number, offset, min(upload.part_bytes, staged.size_bytes - offset))
+                for number, offset in enumerate(offsets, 1)
+                if number not in upload.etags
+            )
+        except SinkUnavailableError as error:
+            error.progressed |= len(upload.etags) > before
+            raise
 
     async def _complete(self, staged: StagedObject, upload: _Upload) -> None:
         etags = [upload.etags[number] for number in sorted(upload.etags)]
@@ -223,32 +243,40 @@ class Uploader:
             create_only=self._promise is Promise.CREATE_ONLY,
         )
 
-    async def _must_be_there(self, staged: StagedObject, metadata: Mapping[str, str]) -> None:
-        if not await self._is_there(staged, metadata):
+    async def _must_be_there(
+        self, staged: StagedObject, metadata: Mapping[str, str]
+    ) -> StagedObject:
+        there = await self._there(staged, metadata)
+        if there is None:
             # Or it was deleted in between: then the next attempt writes it.
             text = f"{staged.key}: the store says that it exists, and does not show it"
             raise SinkUnavailableError(text)
+        return there
 
-    async def _is_there(self, staged: StagedObject, metadata: Mapping[str, str]) -> bool:
-        """Whether the object is in the bucket already.
+    async def _there(
+        self, staged: StagedObject, metadata: Mapping[str, str]
+    ) -> StagedObject | None:
+        """The object as it is in the bucket already; None when it is not.
 
         Raises:
             SinkMisconfiguredError: Another one is.
         """
         found = await self._store.head(staged.key)
         if found is None:
-            return False
+            return None
         if not await self._is_equal(found, staged, metadata):
             raise SinkMisconfiguredError(_collision(found, staged, metadata))
-        return True
+        if not _OURS <= found.metadata.keys():
+            return staged
+        return replace(staged, size_bytes=found.size_bytes, sha256=found.metadata["sha256"])
 
     async def _is_equal(
         self, found: Found, staged: StagedObject, metadata: Mapping[str, str]
     ) -> bool:
-        if not {"window", "sha256"} <= found.metadata.keys():
+        if not _OURS <= found.metadata.keys():
             # A store, or a copy, that lost what we said of it: then its bytes must say it.
             return found.size_bytes == staged.size_bytes and (
-                await _sha256_of(self._store.read(staged.key)) == staged.sha256
+                await _sha256_of(self._store.read(staged.key), staged.size_bytes) == staged.sha256
             )
         if found.metadata["window"] != metadata["window"]:
             return False
@@ -257,6 +285,10 @@ class Uploader:
             return found.size_bytes == staged.size_bytes
         records = staged.records_sha256
         return records != "" and found.metadata.get("records") == records
+
+
+def _state_key(window: str, staged: StagedObject) -> str:
+    return f"{UPLOAD_PREFIX}{window}/{staged.file}"
 
 
 def _collision(found: Found, staged: StagedObject, metadata: Mapping[str, str]) -> str:
@@ -278,8 +310,13 @@ def _sha256(file: Path, offset: int, size_bytes: int) -> str:
     return digest.hexdigest()
 
 
-async def _sha256_of(blocks: AsyncIterator[bytes]) -> str:
+async def _sha256_of(blocks: AsyncIterator[bytes], size_bytes: int) -> str:
+    """The digest, of a little more than so many bytes at most: there may be no end to them."""
     digest = hashlib.sha256()
-    async for block in blocks:
-        digest.update(block)
+    async with closing(blocks):
+        async for block in blocks:
+            digest.update(block)
+            size_bytes -= len(block)
+            if size_bytes < 0:
+                break
     return digest.hexdigest()

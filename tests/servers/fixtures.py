@@ -67,7 +67,7 @@ def victoria_logs(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Victoria
 
 @pytest.fixture(scope="session")
 def versitygw(tmp_path_factory: pytest.TempPathFactory) -> Iterator[VersityGw]:
-    """versitygw for all tests: each uses a bucket, or keys, of its own."""
+    """The Versity gateway for all tests: each uses a bucket, or keys, of its own."""
     need(VersityGw)
     with VersityGw(tmp_path_factory.mktemp("versitygw")) as server:
         yield server

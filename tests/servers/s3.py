@@ -1,4 +1,4 @@
-"""What S3 servers have in common: credentials, buckets, signed requests, and the sink's settings."""
+"""What S3 servers have in common: credentials, buckets, signed requests, the sink's settings."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     import httpx
 
 ACCESS_KEY_ID: Final = "test-access-key"
-SECRET_ACCESS_KEY: Final = "test-secret-key"  # noqa: S105 - of a server that lives for a test
+SECRET_ACCESS_KEY: Final = "test-secret-key"
 REGION: Final = "us-east-1"
 
 
@@ -28,7 +28,8 @@ class S3Server(Server):
 
     Attributes:
         endpoint: Base URL, without a bucket.
-        virtual_domain: What a bucket's name is put before, in the `Host` of virtual addressing.
+        virtual_domain: In virtual addressing a bucket's `Host` is its name, a dot, and this. Nobody
+            resolves that: it has to be said to a connection that there is.
         bucket: The first bucket.
     """
 
@@ -60,12 +61,21 @@ class S3Server(Server):
             self.ask("PUT", f"/{name}").raise_for_status()
         return name
 
+    def section(self, **more: Any) -> dict[str, Any]:
+        """The configuration of a sink that writes here, into the first bucket if none is named."""
+        return {
+            "type": "s3",
+            "endpoint": self.endpoint,
+            "region": REGION,
+            "bucket": self.bucket,
+            "access_key_id": ACCESS_KEY_ID,
+            "secret_access_key": SECRET_ACCESS_KEY,
+            **more,
+        }
+
     def settings(self, **more: Any) -> S3Settings:
-        """The settings of a sink that writes here, into the first bucket if `more` names none."""
-        given = {"bucket": self.bucket, "endpoint": self.endpoint, "region": REGION, **more}
-        return S3Settings(
-            access_key_id=ACCESS_KEY_ID, secret_access_key=SECRET_ACCESS_KEY, **given
-        )
+        """The same as settings."""
+        return S3Settings.model_validate(self.section(**more))
 
     def ask(
         self,

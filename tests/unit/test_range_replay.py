@@ -92,11 +92,13 @@ def want(
     sandbox_id: str = "",
     lines: int = 0,
     number: int = 1,
+    upto_id: int = 1 << 40,
     sink: str = "archive",
 ) -> None:
     until_ns = None if until is None else at(until)
     since_ns = at(since) if since else 0
-    request = RangeRequest(f"r{number}", sink, since_ns, until_ns, sandbox_id, lines, number)
+    name = f"r{number}"
+    request = RangeRequest(name, sink, since_ns, until_ns, sandbox_id, upto_id, lines, number)
     put_request(StateDir(directory), request)
 
 
@@ -184,7 +186,7 @@ async def test_what_the_sink_has_not_had_yet_comes_once(
     await log(spool, 1)
     await delivered(spool, clock)
     await log(spool, 2)
-    want(tmp_path, 1)
+    want(tmp_path, 1, upto_id=1)
     sink = MemorySink()
     archive = dispatcher(sink, spool, clock, plan=PLAN)
     async with running(archive):

@@ -77,27 +77,27 @@ class ParquetFormat:
             SinkMisconfiguredError: pyarrow is not installed.
         """
         del compression, runs
-        parquet = _require()
+        pyarrow, parquet = _require()
         try:
-            source = parquet.ParquetFile(file)
+            source = parquet.ParquetFile(file, page_checksum_verification=True)
             _check(source)
             for batch in source.iter_batches(batch_size=_AT_ONCE, columns=list(_COLUMNS)):
                 stamps = batch.column("time").cast("int64")
                 columns = [stamps, *(batch.column(name) for name in _COLUMNS[1:])]
                 rows = zip(*(column.to_pylist() for column in columns), strict=True)
                 yield [_record(*row) for row in rows]
-        # What pyarrow raises is derived from these.
-        except (ValueError, KeyError, TypeError, OSError) as error:
+        except (pyarrow.ArrowException, ValueError, KeyError, TypeError, OSError) as error:
             raise ArchiveError(f"it cannot be read as Parquet: {error}") from error
 
 
-def _require() -> Any:
+def _require() -> tuple[Any, Any]:
     try:
+        import pyarrow as pa
         from pyarrow import parquet
     except ImportError as error:
         text = "format parquet needs its extra: pip install 'sandbox-forwarder[parquet]'"
         raise SinkMisconfiguredError(text) from error
-    return parquet
+    return pa, parquet
 
 
 def _check(source: Any) -> None:

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, BinaryIO, Protocol
 
 import zstandard
 from isal import isal_zlib
+from isal.igzip_lib import IsalError
 
 from sinks.archive import ArchiveError
 
@@ -161,7 +162,7 @@ def _damage_noticed() -> Iterator[None]:
     """Say in words what a library says of a damaged object."""
     try:
         yield
-    except (zstandard.ZstdError, zlib.error) as error:
+    except (zstandard.ZstdError, zlib.error, IsalError) as error:  # type: ignore[misc]  # its stub calls an error a variable
         raise ArchiveError(f"it cannot be decompressed: {error}") from error
     except OSError as error:
         raise ArchiveError(f"it cannot be read: {error}") from error

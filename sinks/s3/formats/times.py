@@ -29,6 +29,7 @@ def known_time(text: str) -> int:
     fraction = text[_SECOND_LENGTH + 1 : -1]
     if (
         len(text) == _TIME_LENGTH
+        and text.isascii()
         and text[_SECOND_LENGTH] == "."
         and text[-1] == "Z"
         and fraction.isdigit()

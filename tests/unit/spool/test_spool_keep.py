@@ -251,7 +251,7 @@ async def test_what_a_replay_needs_goes_for_room_too(place: Place) -> None:
     await spool.open_sink("archive", from_oldest=True)
     await store(spool, *range(1000, 1012), size=UNIT)
     await deliver(spool, "archive")
-    put_request(place.state, RangeRequest("r1", "archive", 0, None, "", 12, 1))
+    put_request(place.state, RangeRequest("r1", "archive", 0, None, "", 12, 12, 1))
     assert await spool.prune(keep_tail_ns=0) == 0, "it is being replayed"
     await store(spool, *range(2000, 2010), size=UNIT)
     assert 1 not in await held(spool)

@@ -90,6 +90,10 @@ def load(directory: Path, text: str, env: Mapping[str, str] | None = None) -> S3
             *("ceph", "https://rgw.example.com", "de", "path"),
         ),
         (LOCAL, "other", "http://127.0.0.1:9000", "us-east-1", "path"),
+        (
+            "bucket: minio, endpoint: 'https://minio.example.com/store'",
+            *("other", "https://minio.example.com/store", "us-east-1", "path"),
+        ),
         (f"{LOCAL}, addressing: virtual", "other", "http://127.0.0.1:9000", "us-east-1", "virtual"),
         (
             "bucket: my-logs, endpoint: 'https://amazonaws.com.example.com'",
@@ -145,6 +149,17 @@ KEYS = "access_key_id: AKIA, secret_access_key: secret"
         (f"{AWS}, account: abc", "account", 'only "provider: r2" has it'),
         (f"{AWS}, provider: azure", "provider", 'expected "aws", "coreweave"'),
         (f"{AWS}, endpoint: 's3.example.com'", "endpoint", "expected a URL"),
+        (f"{LOCAL[:-1]}/?a=b'", "endpoint", 'has no "?"'),
+        (
+            f"{AWS}, endpoint: 'https://my-logs.s3.eu-west-1.amazonaws.com'",
+            "endpoint",
+            "it has the bucket in it already",
+        ),
+        (
+            "bucket: my-logs, endpoint: 'https://0f3c.r2.cloudflarestorage.com/my-logs'",
+            "endpoint",
+            "it has the bucket in it already",
+        ),
         (
             f"{AWS}, endpoint: 'http://169.254.169.254'",
             "endpoint",
