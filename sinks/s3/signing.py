@@ -111,7 +111,9 @@ def _look(settings: S3Settings) -> Any:
         text = f"credentials_file: {file}: there is no such file"
         raise SinkMisconfiguredError(text, credentials=True)
     with _translated():
-        session = Session(profile=settings.profile)
+        # A profile that is named counts before the environment, and a file is a place of profiles.
+        named = settings.profile or ("default" if file is not None else None)
+        session = Session(profile=named)
         if file is not None:
             session.set_config_variable("credentials_file", str(file))
         found = session.get_credentials()

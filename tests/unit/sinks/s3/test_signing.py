@@ -242,3 +242,20 @@ async def test_a_service_with_credentials_that_does_not_answer_is_asked_again(
             await signer.signed("GET", url, {}, "0" * 64)
         signed = await signer.signed("GET", url, {}, "0" * 64)
     assert signed["x-amz-security-token"] == "t"
+
+
+async def test_a_credentials_file_without_a_profile_counts_before_the_environment(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("AWS_ACCESS_KEY_ID", "of the environment")
+    monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "of the environment, too")
+    file = tmp_path / "credentials"
+    file.write_text(
+        f"[default]\naws_access_key_id = {ACCESS_KEY}\naws_secret_access_key = {SECRET_KEY}\n"
+    )
+    async with (
+        S3Server(keys=_KEYS) as server,
+        store_for(server.url, credentials_file=str(file)) as store,
+    ):
+        await _put(store, "a", b"1")
+    assert server.bucket.objects["a"].body == b"1"
