@@ -125,8 +125,6 @@ class WindowFeed:
             last_id = found.last_id
             stored_bytes += found.stored_bytes
             raw_bytes += found.raw_bytes
-            if found.end_id and self._limits.at_end:
-                return found.end_id, stored_bytes
             if found.full:
                 return last_id, stored_bytes
             if self._spool.last_frame_id > last_id:
@@ -143,6 +141,7 @@ class WindowFeed:
                 after_id,
                 max_stored_bytes=size.max_stored_bytes - stored_bytes,
                 max_raw_bytes=size.max_raw_bytes - raw_bytes,
+                to_end=self._limits.at_end,
             ),
             clock=self._clock,
         )

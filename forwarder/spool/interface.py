@@ -168,14 +168,12 @@ class Survey:
         last_id: The last of them; where the survey began, when there is none.
         stored_bytes: What they take in the database.
         raw_bytes: What they are, as the server sent them.
-        end_id: The first that is the end of a stream; 0 without one.
-        full: Whether they have the size that was asked for.
+        full: Whether they are what was asked for: so much, or all up to an end.
     """
 
     last_id: int
     stored_bytes: int = 0
     raw_bytes: int = 0
-    end_id: int = 0
     full: bool = False
 
 
@@ -399,10 +397,18 @@ class Spool(StreamStore, Protocol):
         """
         ...
 
-    async def survey(self, after_id: int, *, max_stored_bytes: int, max_raw_bytes: int) -> Survey:
+    async def survey(
+        self, after_id: int, *, max_stored_bytes: int, max_raw_bytes: int, to_end: bool = False
+    ) -> Survey:
         """How far the frames after this one reach until they have a size, by either measure.
 
         Their lines are not read, and nothing is handed out. Some thousand frames at a time.
+
+        Args:
+            after_id: Where to begin.
+            max_stored_bytes: What they may take in the database.
+            max_raw_bytes: What they may be, as the server sent them.
+            to_end: The first frame that is the end of a stream ends them, too.
         """
         ...
 

@@ -222,12 +222,18 @@ class SqliteSpool:
                 self._hand_out(sink, frames[-1].id)
             return frames
 
-    async def survey(self, after_id: int, *, max_stored_bytes: int, max_raw_bytes: int) -> Survey:
+    async def survey(
+        self, after_id: int, *, max_stored_bytes: int, max_raw_bytes: int, to_end: bool = False
+    ) -> Survey:
         """How far frames reach within a size, without reading them."""
         self._check()
         return await self._read(
             lambda connection: survey(
-                connection, after_id, max_stored_bytes=max_stored_bytes, max_raw_bytes=max_raw_bytes
+                connection,
+                after_id,
+                max_stored_bytes=max_stored_bytes,
+                max_raw_bytes=max_raw_bytes,
+                to_end=to_end,
             )
         )
 

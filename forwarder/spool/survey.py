@@ -16,10 +16,15 @@ _MAX_FRAMES = 10_000
 
 
 def survey(
-    connection: sqlite3.Connection, after_id: int, *, max_stored_bytes: int, max_raw_bytes: int
+    connection: sqlite3.Connection,
+    after_id: int,
+    *,
+    max_stored_bytes: int,
+    max_raw_bytes: int,
+    to_end: bool,
 ) -> Survey:
     """The frames behind this one within a size; see `Spool.survey`."""
-    last_id, stored_bytes, raw_bytes, end_id = after_id, 0, 0, 0
+    last_id, stored_bytes, raw_bytes = after_id, 0, 0
     # The length of a blob is in its row's head: its own pages are not read.
     rows = connection.execute(
         "SELECT id, length(data), raw_bytes, kind FROM frame WHERE id > ? ORDER BY id LIMIT ?",
@@ -29,11 +34,10 @@ def survey(
         last_id = frame_id
         stored_bytes += number(stored)
         raw_bytes += number(raw)
-        if kind == FrameKind.END and not end_id:
-            end_id = frame_id
-        if stored_bytes >= max_stored_bytes or raw_bytes >= max_raw_bytes:
-            return Survey(last_id, stored_bytes, raw_bytes, end_id, full=True)
-    return Survey(last_id, stored_bytes, raw_bytes, end_id)
+        is_large = stored_bytes >= max_stored_bytes or raw_bytes >= max_raw_bytes
+        if is_large or (to_end and kind == FrameKind.END):
+            return Survey(last_id, stored_bytes, raw_bytes, full=True)
+    return Survey(last_id, stored_bytes, raw_bytes)
 
 
 def between(connection: sqlite3.Connection, after_id: int, through_id: int) -> HandedOut:

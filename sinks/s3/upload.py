@@ -266,14 +266,14 @@ class Uploader:
             return None
         if not await self._is_equal(found, staged, metadata):
             raise SinkMisconfiguredError(_collision(found, staged, metadata))
-        if not _OURS <= found.metadata.keys():
+        if not found.metadata.keys() >= _OURS:
             return staged
         return replace(staged, size_bytes=found.size_bytes, sha256=found.metadata["sha256"])
 
     async def _is_equal(
         self, found: Found, staged: StagedObject, metadata: Mapping[str, str]
     ) -> bool:
-        if not _OURS <= found.metadata.keys():
+        if not found.metadata.keys() >= _OURS:
             # A store, or a copy, that lost what we said of it: then its bytes must say it.
             return found.size_bytes == staged.size_bytes and (
                 await _sha256_of(self._store.read(staged.key), staged.size_bytes) == staged.sha256

@@ -1,4 +1,4 @@
-"""The s3 sink in front of a scripted store: windows to archive, crashes, and a reader of its own."""
+"""The s3 sink in front of a scripted store: windows, crashes, and a reader of its own."""
 
 from __future__ import annotations
 

@@ -101,7 +101,7 @@ def part_of(file: Path, offset: int, size_bytes: int) -> FilePart:
 
 
 async def in_parts(store: ObjectStore, key: str, file: Path) -> tuple[str, list[str]]:
-    """Begin an upload and send its parts, the second one first; its id, and what parts are called."""
+    """Begin an upload and send its parts, the second one first; its id, and the parts' names."""
     upload_id = await store.begin_multipart(key, media_type=_MEDIA_TYPE, metadata=_METADATA)
     second = await store.put_part(key, upload_id, 2, part_of(file, _PART_BYTES, _PART_BYTES))
     first = await store.put_part(key, upload_id, 1, part_of(file, 0, _PART_BYTES))
@@ -338,10 +338,8 @@ async def test_a_window_is_archived_once_and_read_back(
 ) -> None:
     first_ns = 1_795_439_981_123_456_789
     slices = [
-        slice_of(
-            [(first_ns + n, f"line {n} ä")], stream=Stream(f"sbx-{n % 3}", "main"), first_line=n
-        )
-        for n in range(30)
+        slice_of([(first_ns + n, f"line {n} ä")], stream=Stream(f"sbx-{n}", "main"), first_line=n)
+        for n in range(3)
     ]
     window = window_of(slices)
     state = MemoryState(directory=tmp_path / "staging")

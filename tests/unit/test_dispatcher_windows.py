@@ -302,9 +302,9 @@ async def test_windows_that_a_sink_was_handed_are_whole_when_the_oldest_lines_ar
     spool = await open_spool(StateDir(tmp_path), now=lambda: 1, limits=DROP)
     sink = MemoryWindowSink(gated=True)
     archive = window_dispatcher(sink, spool, clock, limits=FOURS, in_flight=2)
+    await take_large(spool, *range(8))
     with capture_logs():
         async with running(archive):
-            await take_large(spool, *range(8))
             await sink.came(2)
             await settled_down(lambda: len(sink.calls))
             await take_large(spool, *range(8, 100))
@@ -316,30 +316,6 @@ async def test_windows_that_a_sink_was_handed_are_whole_when_the_oldest_lines_ar
     assert (seen.delivered, seen.dropped, seen.pending) == (100 - dropped, dropped, 0)
     assert len(seeds_in(sink)) == 100 - dropped
     await spool.close()
-
-
-async def test_recorded_windows_are_whole_when_lines_are_dropped_before_they_are_handed_out_again(
-    tmp_path: Path, clock: FakeClock
-) -> None:
-    spool = await open_spool(StateDir(tmp_path), now=lambda: 1)
-    await take_large(spool, *range(8))
-    async with window_life(spool, FOURS) as one:
-        assert await one.next(2) == [(0, 4, 4), (4, 8, 4)]
-    await spool.close()
-    spool = await open_spool(StateDir(tmp_path), now=lambda: 1, limits=DROP)
-    try:
-        with capture_logs():
-            await take_large(spool, *range(8, 100))
-            sink = MemoryWindowSink()
-            archive = window_dispatcher(sink, spool, clock, limits=FOURS)
-            async with running(archive) as (task,):
-                await delivered(archive.wait_past(spool.last_frame_id), task)
-        assert seeds_in(sink)[:8] == list(range(8))
-        seen = await overview(spool)
-        assert (seen.delivered, seen.pending) == (len(seeds_in(sink)), 0)
-        assert seen.dropped > 0
-    finally:
-        await spool.close()
 
 
 async def test_lines_that_are_dropped_while_a_window_is_being_recorded_end_nothing(
@@ -371,25 +347,6 @@ async def delivered(done: object, task: asyncio.Task[None]) -> None:
         waiting.cancel()
         await task
     await waiting
-
-
-async def test_a_window_takes_only_a_part_of_the_room_that_the_spool_has(tmp_path: Path) -> None:
-    clock = FakeClock(instant=False)
-    spool = await open_spool(StateDir(tmp_path), now=lambda: 1, limits=DROP)
-    sink = MemoryWindowSink()
-    roomy = WindowLimits(max_bytes=1 << 30, max_age_s=60.0)
-    archive = window_dispatcher(sink, spool, clock, limits=roomy)
-    with capture_logs():
-        async with running(archive):
-            await take_large(spool, 0)
-            await clock.slept_times(2)
-            await take_large(spool, *range(1, 40))
-            clock.advance(1.0)
-            await until(lambda: bool(sink.kept))
-            await archive.wait_past(40)
-    assert seeds_in(sink) == list(range(40))
-    assert (await overview(spool)).dropped == 0, "the sink was well all the time"
-    await spool.close()
 
 
 # Frames that are not there any more ---------------------------------------------------------------

@@ -15,7 +15,6 @@ import zstandard
 from sinks.archive import Selection
 from sinks.interface import SinkMisconfiguredError, SinkUnavailableError
 from sinks.s3.index import MOST_SINGLE, from_state
-from sinks.s3.sink import S3Sink
 from sinks.testing import end_of
 from sinks.window import WindowSink
 from tests.fakes.s3_bucket import Stored
@@ -24,7 +23,6 @@ from tests.fakes.s3_sink import (
     OTHER,
     desk_in,
     lines_in,
-    lines_of,
     made,
     made_of,
     some_window,
@@ -35,8 +33,6 @@ if TYPE_CHECKING:
     from collections.abc import Callable
     from pathlib import Path
 
-    from sinks.window import Window
-    from tests.fakes.s3_server import S3Fault
     from tests.fakes.s3_sink import Desk
 
 EITHER_WAY = pytest.mark.parametrize("how", [{}, IN_PARTS], ids=["at once", "in parts"])
@@ -207,7 +203,7 @@ async def archived(desk: Desk) -> list[str]:
 
 async def test_a_plan_of_another_window_is_not_finished_in_its_place(tmp_path: Path) -> None:
     async with desk_in(tmp_path) as desk:
-        desk.server.fail(*["slow_down"] * 3, on="PUT")
+        desk.server.fail("slow_down", "slow_down", "slow_down", on="PUT")
         with pytest.raises(SinkUnavailableError):
             await desk.write(some_window())
         await desk.write(some_window(streams=3))
@@ -227,7 +223,7 @@ async def test_a_window_without_records_makes_nothing(tmp_path: Path) -> None:
 async def test_a_plan_is_forgotten_when_nothing_is_left_of_its_window(tmp_path: Path) -> None:
     window = some_window()
     async with desk_in(tmp_path) as desk:
-        desk.server.fail(*["slow_down"] * 3, on="PUT")
+        desk.server.fail("slow_down", "slow_down", "slow_down", on="PUT")
         with pytest.raises(SinkUnavailableError):
             await desk.write(window)
         lose(desk.state.directory / desk.staged[0])
@@ -292,7 +288,7 @@ async def test_what_is_over_is_swept_when_the_sink_opens(tmp_path: Path) -> None
         (desk.state.directory / "0123abcd-0-9").mkdir()
         async with desk.sink():
             assert desk.staged == []
-        desk.server.fail(*["slow_down"] * 3, on="PUT")
+        desk.server.fail("slow_down", "slow_down", "slow_down", on="PUT")
         with pytest.raises(SinkUnavailableError):
             await desk.write(some_window(10))
         async with desk.sink():
