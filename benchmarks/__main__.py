@@ -13,7 +13,17 @@ from typing import TYPE_CHECKING
 
 from rich.console import Console
 
-from benchmarks import corpus, forwarder_runs, measure, otlp_runs, paced_runs, plan, report, vendor
+from benchmarks import (
+    corpus,
+    forwarder_runs,
+    measure,
+    otlp_runs,
+    paced_runs,
+    plan,
+    report,
+    s3_runs,
+    vendor,
+)
 from benchmarks.daemon import DISCARD, DaemonRun
 from benchmarks.measure import Child
 from benchmarks.plan import CorpusRow, Sizes
@@ -119,6 +129,8 @@ class Run:
                 otlp_runs.run(*given, directory, workers=0)
             case "otlp-worker":
                 otlp_runs.run(*given, directory, workers=1)
+            case "s3":
+                s3_runs.run(*given, directory)
             case "otlp-down":
                 otlp_runs.memory_while_down(*given, directory)
             case "file":

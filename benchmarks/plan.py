@@ -102,6 +102,7 @@ def corpus_rows(sizes: Sizes) -> list[CorpusRow]:
         "spool-line": Target(60_000, at_least=True),
         "otlp": Target(300_000, at_least=True, vendor_ratio=100),
         "otlp-worker": Target(300_000, at_least=True, vendor_ratio=100),
+        "s3": Target(200_000, at_least=True),
     }
     for each in made:
         each.row.target = targets.get(each.row.name)
@@ -115,11 +116,13 @@ def otlp_rows(sizes: Sizes) -> list[CorpusRow]:
     ours = Row("otlp", "source → OTLP, gzip", compare_with=sdk.name)
     helped = Row("otlp-worker", "source → OTLP, gzip, workers: 1", compare_with=sdk.name)
     down = Row("memory-down", f"memory while down, {lines:,} lines come in", "MiB")
+    archive = Row("s3", "source → S3, ndjson, zstd")
     return [
         CorpusRow(sdk, "sdk", min(sizes.sdk_lines, lines), MESSAGE_BYTES),
         CorpusRow(ours, "otlp", lines, MESSAGE_BYTES),
         CorpusRow(helped, "otlp-worker", lines, MESSAGE_BYTES),
         CorpusRow(down, "otlp-down", lines, MESSAGE_BYTES),
+        CorpusRow(archive, "s3", lines, MESSAGE_BYTES),
     ]
 
 
