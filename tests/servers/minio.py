@@ -41,6 +41,3 @@ class Minio(S3Server):
             *("--config-dir", str(self.directory / "config")),
             str(self.data),
         ]
-
-    def is_ready(self) -> bool:
-        return self.http.get(f"{self.endpoint}/minio/health/ready").is_success

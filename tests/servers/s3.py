@@ -49,7 +49,15 @@ class S3Server(Server):
     def start(self) -> None:
         self.data.mkdir(parents=True, exist_ok=True)
         super().start()
-        self.make_bucket(self.bucket)
+        try:
+            self.make_bucket(self.bucket)
+        except BaseException:
+            self.kill()
+            raise
+
+    def is_ready(self) -> bool:
+        # Servers answer questions about their health before they know who may ask for more.
+        return self.ask("GET", "/").is_success
 
     def make_bucket(self, name: str) -> str:
         """Make a bucket, unless it is there already; returns its name.

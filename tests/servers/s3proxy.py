@@ -49,10 +49,6 @@ class S3Proxy(S3Server):
             *("--properties", str(properties)),
         ]
 
-    def is_ready(self) -> bool:
-        # Whatever it answers: it wants to know who asks.
-        return bool(self.http.get(self.endpoint).status_code)
-
     def _properties(self) -> dict[str, str]:
         return {
             "s3proxy.endpoint": self.endpoint,

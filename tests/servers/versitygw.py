@@ -38,12 +38,9 @@ class VersityGw(S3Server):
         return [
             str(self.binary),
             *("--access", ACCESS_KEY_ID, "--secret", SECRET_ACCESS_KEY, "--region", REGION),
-            *("--port", f"127.0.0.1:{self.port}", "--health", "/health"),
+            *("--port", f"127.0.0.1:{self.port}"),
             *("--virtual-domain", self.virtual_domain),
             *("--quiet", "--keep-alive"),
             # Not every file system has room for metadata in extended attributes.
             *("posix", "--sidecar", str(metadata), str(self.data)),
         ]
-
-    def is_ready(self) -> bool:
-        return self.http.get(f"{self.endpoint}/health").is_success

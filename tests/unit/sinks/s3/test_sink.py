@@ -148,7 +148,7 @@ async def test_what_was_begun_in_parts_is_ended_though_it_would_go_up_at_once_by
     tmp_path: Path,
 ) -> None:
     async with desk_in(tmp_path) as desk:
-        desk.server.fail("slow_down", on="PUT")
+        desk.server.fail("", "", "", "slow_down", on="PUT")
         with pytest.raises(SinkUnavailableError):
             await desk.write(some_window(), **IN_PARTS)
         assert desk.server.bucket.uploads
