@@ -474,4 +474,5 @@ class Daemon:
             plan=settings.plan,
             exactly_once=settings.exactly_once,
             state_dir=self.settings.state_dir,
+            room_bytes=self.settings.spool.max_size,
         )

@@ -61,6 +61,7 @@ class Dispatcher:
         plan: DeliveryPlan | None = None,
         exactly_once: bool = False,
         state_dir: Path | None = None,
+        room_bytes: int | None = None,
     ) -> None:
         """Touches nothing until `run`.
 
@@ -74,6 +75,7 @@ class Dispatcher:
             plan: How to deliver.
             exactly_once: The sink holds each line once, so that no range is sent to it again.
             state_dir: Below it a sink of windows has a directory of its own.
+            room_bytes: The most that the spool may take; None when there is no limit.
         """
         self.name = name
         self._spool = spool
@@ -103,7 +105,7 @@ class Dispatcher:
             guarded = Unrefusing(cast("WindowSink", sink))
             whole = replace(plan, give_up_after_s=FOR_EVER_S)
             self._outlet = SinkOutlet(name, guarded, plan=whole, spool=spool, clock=clock)
-            self._feed = WindowFeed(name, spool, self._outlet, limits, clock)
+            self._feed = WindowFeed(name, spool, self._outlet, limits, clock, room_bytes)
         self._window = Window()
         self._cursor: asyncio.Future[Cursor] = asyncio.get_running_loop().create_future()
         # Whether there may be more dead letters than were counted last.

@@ -14,6 +14,7 @@ from forwarder.parcels import Limits, fill, make_parcels
 from forwarder.retry import until_spool_answers
 from forwarder.sink_state import ENGINE_PREFIX
 from forwarder.slices import Streams, make_slice
+from forwarder.spool.handed import handed_note
 from forwarder.tasks import first_of
 
 if TYPE_CHECKING:
@@ -157,7 +158,7 @@ class Gathering:
     async def _remember(self, groups: Sequence[Group], state: EngineState) -> None:
         """Make durable how frames are cut into batches, before the first of these is sent."""
         rows = [(one.last_id, one.limits.max_records, one.limits.max_bytes) for one in groups]
-        changes = {_GROUPS_KEY: orjson.dumps(rows)}
+        changes = {_GROUPS_KEY: orjson.dumps(rows), **handed_note(groups[-1].last_id)}
         await until_spool_answers(lambda: state.store(changes), clock=self._clock)
 
 

@@ -18,6 +18,7 @@ from forwarder.range_replay import RangeRefusing
 from forwarder.retry import until_spool_answers
 from forwarder.sink_state import ENGINE_PREFIX
 from forwarder.slices import Streams, make_slice
+from forwarder.spool.handed import handed_note
 from forwarder.spool.interface import Delivery
 from forwarder.tasks import first_of
 from forwarder.window import Settled, Shipment
@@ -51,13 +52,33 @@ _NEWEST_COUNTS = 0.5
 #: A window takes at most so many times its size in the spool, whatever the ones before became.
 _MAX_STORED = 4
 
+#: And at most this share of the most that the spool may take: two that are under way and one that
+#: grows have to have room, beside what the spool keeps for others.
+_ROOM_SHARE = 5
+
 
 class WindowFeed:
     """Windows for one sink."""
 
     def __init__(
-        self, name: str, spool: Spool, outlet: SinkOutlet, limits: WindowLimits, clock: Clock
+        self,
+        name: str,
+        spool: Spool,
+        outlet: SinkOutlet,
+        limits: WindowLimits,
+        clock: Clock,
+        room_bytes: int | None = None,
     ) -> None:
+        """Read nothing yet.
+
+        Args:
+            name: The sink's.
+            spool: Where frames come from.
+            outlet: Where windows go.
+            limits: When a window is closed.
+            clock: What waits.
+            room_bytes: The most that the spool may take; None when there is no limit.
+        """
         self._name = name
         self._spool = spool
         self._outlet = outlet
@@ -66,7 +87,7 @@ class WindowFeed:
         self._streams = Streams()
         self._hurried = asyncio.Event()
         self._refusing = RangeRefusing(name, spool, clock)
-        self._size = SizeEstimate(limits.max_bytes)
+        self._size = SizeEstimate(limits.max_bytes, room_bytes)
         # Where the cursor can stand behind the newest window; 0 when its last frames are gone. What
         # took their place is the record of that, and is in a window to come.
         self._through_id = 0
@@ -196,7 +217,7 @@ class WindowFeed:
 
     async def _remember(self, bounds: Sequence[tuple[int, int]], state: EngineState) -> None:
         record = {"windows": list(bounds), "ratio": self._size.ratio}
-        changes = {_WINDOWS_KEY: orjson.dumps(record)}
+        changes = {_WINDOWS_KEY: orjson.dumps(record), **handed_note(bounds[-1][1])}
         await until_spool_answers(lambda: state.store(changes), clock=self._clock)
 
 
@@ -208,16 +229,18 @@ class SizeEstimate:
             Then a window is taken for as large as its lines are: it will be smaller.
     """
 
-    def __init__(self, max_bytes: int) -> None:
+    def __init__(self, max_bytes: int, room_bytes: int | None = None) -> None:
         self._max_bytes = max_bytes
+        self._most_bytes = max_bytes * _MAX_STORED
+        if room_bytes is not None:
+            self._most_bytes = min(self._most_bytes, room_bytes // _ROOM_SHARE)
         self.ratio: float | None = None
 
     @property
     def max_stored_bytes(self) -> int:
         """A window is full with so much of the spool."""
-        if self.ratio is None:
-            return self._max_bytes
-        return max(1, round(min(self._max_bytes / self.ratio, self._max_bytes * _MAX_STORED)))
+        wanted = self._max_bytes / (self.ratio or 1.0)
+        return max(1, round(min(wanted, self._most_bytes)))
 
     @property
     def max_raw_bytes(self) -> int:

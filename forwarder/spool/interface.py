@@ -498,7 +498,8 @@ class Spool(StreamStore, Protocol):
         """Say which sinks there are, and where each writes (empty: not to be compared).
 
         Others hold no frames back any more; their pending records are returned, by name. Their
-        cursors stay, and one that was renamed is known again by its destination.
+        cursors stay, and one that was renamed is known again by its destination. What a sink noted
+        that it is handed (`forwarder.spool.handed`) is not dropped from now on.
         """
         ...
 

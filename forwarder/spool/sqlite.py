@@ -18,6 +18,7 @@ from forwarder.spool.dead_letters import letter_bytes, pack_letters, pack_settle
 from forwarder.spool.files import BUSY_TIMEOUT_S
 from forwarder.spool.frames import pack
 from forwarder.spool.gate import Gate
+from forwarder.spool.handed import handed_before
 from forwarder.spool.keeping import NOTHING_KEPT, pass_old
 from forwarder.spool.letterbox import LetterBox
 from forwarder.spool.mark import Mark
@@ -313,9 +314,12 @@ class SqliteSpool:
         """Say which sinks there are, and where each writes."""
         now_ns = self._now()
         self._destinations = destinations
-        return await self._gate.essential(
+        retired = await self._gate.essential(
             lambda connection: sinks.configure_sinks(connection, destinations, now_ns)
         )
+        for sink, frame_id in (await self._read(handed_before)).items():
+            self._hand_out(sink, frame_id)
+        return retired
 
     async def unfinished_streams(self) -> Sequence[StreamInfo]:
         """Every stream that was not read to its end."""

@@ -35,7 +35,9 @@ _BOUND_S = 20.0
 INFO = StreamInfo(StreamKey("sbx-1", "main"), tags=("prod",))
 
 
-async def take(spool: SqliteSpool, *frames: bytes, info: StreamInfo = INFO) -> None:
+async def take(
+    spool: SqliteSpool, *frames: bytes, info: StreamInfo = INFO, stamp_ns: int = 5
+) -> None:
     """Commit frames; each holds the lines of a text, and one without lines is a gap record."""
     stream = await spool.open_stream(info)
     at = stream.checkpoint.next_line
@@ -46,9 +48,10 @@ async def take(spool: SqliteSpool, *frames: bytes, info: StreamInfo = INFO) -> N
         kind, raw = FrameKind.GAP, b'{"cause":"x","noticed_ns":%d}' % number
         if text:
             kind, raw = FrameKind.LINES, text + b"\n"
-        drafts.append(FrameDraft(kind, raw, at, lines, 0, 5, 5, 5, 7))
+        drafts.append(FrameDraft(kind, raw, at, lines, 0, stamp_ns, stamp_ns, stamp_ns, 7))
         at += lines
-    await spool.commit([StreamCommit(stream.id, drafts, Checkpoint(at, 0, 5, 5))])
+    checkpoint = Checkpoint(at, 0, stamp_ns, stamp_ns)
+    await spool.commit([StreamCommit(stream.id, drafts, checkpoint)])
 
 
 def dispatcher(

@@ -39,6 +39,7 @@ def window_dispatcher(
     in_flight: int = 1,
     timeout_s: float | None = None,
     state_dir: Path | None = None,
+    room_bytes: int | None = None,
 ) -> Dispatcher:
     """What carries windows to the sink."""
     return Dispatcher(
@@ -51,6 +52,7 @@ def window_dispatcher(
         plan=DeliveryPlan(window=limits, in_flight=in_flight, timeout_s=timeout_s),
         exactly_once=True,
         state_dir=state_dir,
+        room_bytes=room_bytes,
     )
 
 

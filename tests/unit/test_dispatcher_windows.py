@@ -284,7 +284,7 @@ FOURS = WindowLimits(max_bytes=4 * UNIT, max_age_s=60.0)
 async def take_large(spool: SqliteSpool, *seeds: int) -> None:
     """Frames that cannot be made smaller, of one line each."""
     for seed in seeds:
-        await take(spool, line(seed) + b" " + random_text(seed))
+        await take(spool, line(seed) + b" " + random_text(seed), stamp_ns=5 + seed)
 
 
 def random_text(seed: int) -> bytes:
@@ -337,6 +337,63 @@ async def test_lines_that_are_dropped_while_a_window_is_being_recorded_end_nothi
     assert (seen.delivered, seen.pending) == (len(seeds_in(sink)), 0)
     assert seen.dropped > 0
     await spool.close()
+
+
+async def test_windows_that_were_handed_out_before_a_restart_are_not_dropped_after_it(
+    tmp_path: Path,
+) -> None:
+    clock = FakeClock(instant=False)
+    spool = await open_spool(StateDir(tmp_path), now=lambda: 1, limits=DROP)
+    await take_large(spool, *range(8))
+    sink = MemoryWindowSink(gated=True)
+    async with running(window_dispatcher(sink, spool, clock, limits=FOURS, in_flight=2)):
+        await sink.came(2)
+    await spool.close()
+    # The daemon comes back, and lines pour in before the sink has said what it is about to write.
+    spool = await open_spool(StateDir(tmp_path), now=lambda: 1, limits=DROP)
+    await spool.configure_sinks({NAME: ""})
+    with capture_logs():
+        await take_large(spool, *range(8, 100))
+    dropped = (await overview(spool)).dropped
+    again = MemoryWindowSink()
+    archive = window_dispatcher(again, spool, clock, limits=FOURS, in_flight=2)
+    async with running(archive):
+        await archive.wait_past(spool.last_frame_id)
+    assert dropped > 10
+    assert again.edges[:2] == [(0, 4), (4, 8)]
+    assert seeds_in(again) == [*range(8), *range(8 + dropped, 100)]
+    await spool.close()
+
+
+async def test_windows_are_so_small_that_a_spool_of_limited_size_has_room_for_several(
+    tmp_path: Path,
+) -> None:
+    limits = SpoolLimits(max_bytes=64 * UNIT)
+    spool = await open_spool(StateDir(tmp_path), now=lambda: 1, limits=limits)
+    sink = MemoryWindowSink()
+    huge = WindowLimits(max_bytes=1 << 30, max_age_s=1e9)  # no window ever becomes old
+    clock = FakeClock(instant=False)
+    archive = window_dispatcher(
+        sink, spool, clock, limits=huge, in_flight=2, room_bytes=limits.max_bytes
+    )
+    async with running(archive):
+        # More than the spool may hold: it goes on only when windows make room.
+        for seed in range(150):
+            while not await is_taken(spool, seed):
+                clock.advance(0.25)
+                await spool.prune(keep_tail_ns=0)
+        await archive.wait_past(spool.last_frame_id)
+    assert seeds_in(sink) == list(range(150))
+    await spool.close()
+
+
+async def is_taken(spool: SqliteSpool, seed: int) -> bool:
+    """Whether there was room for a large frame."""
+    try:
+        await take_large(spool, seed)
+    except SpoolUnavailableError:
+        return False
+    return True
 
 
 async def delivered(done: object, task: asyncio.Task[None]) -> None:

@@ -263,12 +263,19 @@ async def test_a_hurry_closes_the_window_and_nothing_waits_afterwards(spool: Sql
 
 
 async def test_where_a_window_ends_is_durable_before_it_is_handed_out(spool: SqliteSpool) -> None:
-    meddled = MeddledSpool(spool)
+    recording = asyncio.Event()
+
+    async def step(moment: str) -> None:
+        if moment == "remember begins":
+            recording.set()
+
+    meddled = MeddledSpool(spool, step=step)
     gate = meddled.gates["remember"] = asyncio.Event()
     await take(spool, b"1")
     async with window_life(meddled.spool, EACH) as one:
         coming = asyncio.ensure_future(one.next())
-        await settled_down(lambda: (list(meddled.calls), coming.done()), turns=500)
+        await recording.wait()
+        await settled_down(lambda: (list(meddled.calls), coming.done()))
         assert (meddled.calls[-1], coming.done()) == ("remember", False)
         gate.set()
         assert await coming == [(0, 1, 1)]
