@@ -41,7 +41,7 @@ if TYPE_CHECKING:
 _WINDOWS_KEY = f"{ENGINE_PREFIX}windows"
 
 #: What a window is read in: a few frames at a time.
-_READ_BYTES = 4 << 20
+_READ_BYTES = 1 << 20
 
 #: While a window is small, what is new is counted so often at most.
 _LOOK_EVERY_S = 0.25

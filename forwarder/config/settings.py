@@ -234,7 +234,7 @@ class SpoolSettings(Section):
 
     commit_interval: Annotated[Duration, Within("10ms", "1s")] = 0.05
     """How long lines may wait for the next commit, which all streams share."""
-    buffer_bytes: Annotated[ByteSize, Within("1MiB", "16GiB")] = 64 * 1024 * 1024
+    buffer_bytes: Annotated[ByteSize, Within("1MiB", "16GiB")] = 16 * 1024 * 1024
     """Bytes read but not yet committed, over all streams; reading pauses when it is full."""
     batch_bytes: Annotated[ByteSize, Within("64KiB", "256MiB")] = 8 * 1024 * 1024
     """How much one batch for a sink holds, before compression."""
