@@ -22,6 +22,7 @@ from benchmarks import (
     plan,
     report,
     s3_runs,
+    short_sandboxes,
     vendor,
 )
 from benchmarks.daemon import DISCARD, DaemonRun
@@ -60,6 +61,9 @@ class Run:
         )
         catch_up, outage = plan.catch_up_row(), (sizes.outage_group(), sizes.outage_s)
         self._measure(partial(otlp_runs.catch_up, catch_up, *outage, self._new("outage")), catch_up)
+        short = plan.short_row(sizes)
+        given = (short, sizes.short_sandboxes, sizes.short_group(), self._new("short"))
+        self._measure(partial(short_sandboxes.run, *given), short)
         idle = plan.idle_row(sizes)
         self._measure(
             partial(paced_runs.idle_memory, idle, sizes.idle_group(), self._new("idle")), idle
@@ -157,7 +161,7 @@ def _count(each: CorpusRow, server: Server, directory: Path) -> None:
 def _names(sizes: Sizes) -> list[str]:
     rows = [each.row for each in plan.corpus_rows(sizes)]
     rows += [*plan.latency_rows(), plan.load_row(), plan.catch_up_row()]
-    rows += [plan.idle_row(sizes), plan.silent_row(sizes)]
+    rows += [plan.short_row(sizes), plan.idle_row(sizes), plan.silent_row(sizes)]
     return [row.name for row in rows]
 
 

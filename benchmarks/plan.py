@@ -22,6 +22,7 @@ class Sizes:
     outage_s: float = 10.0
     idle_streams: int = 5_000
     silent_streams: int = 1_000
+    short_sandboxes: int = 100_000
     window_s: float = 60.0  # as long as it takes until every silent stream was probed once
 
     @property
@@ -44,6 +45,10 @@ class Sizes:
         """Goes on for as long as the next attempt may take after the outage, and more."""
         return GroupSpec("outage", 100, 10_000, 3 * self.outage_s)
 
+    def short_group(self) -> GroupSpec:
+        """One sandbox that ends."""
+        return GroupSpec("last", 1, 10, 0.5)
+
     def idle_group(self) -> GroupSpec:
         return GroupSpec("idle", self.idle_streams)
 
@@ -51,7 +56,7 @@ class Sizes:
         return GroupSpec("silent", self.silent_streams)
 
 
-QUICK = Sizes(300_000, 8_000, 4_000, 3.0, 5.0, 500, 100, 3.0)
+QUICK = Sizes(300_000, 8_000, 4_000, 3.0, 5.0, 500, 100, 10_000, 3.0)
 
 
 def with_lines(sizes: Sizes, lines: int) -> Sizes:
@@ -159,6 +164,15 @@ def catch_up_row() -> Row:
         "catching up, 10,000 lines/s going on",
         "x the intake",
         target=Target(2, at_least=True),
+    )
+
+
+def short_row(sizes: Sizes) -> Row:
+    return Row(
+        "short-sandboxes",
+        f"{sizes.short_sandboxes:,} short sandboxes in S3",
+        "objects",
+        target=Target(sizes.short_sandboxes / 1_000, at_least=False),
     )
 
 

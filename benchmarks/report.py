@@ -109,7 +109,7 @@ def as_json(rows: Sequence[Row], facts: Mapping[str, str]) -> dict[str, Any]:
 def _figure(row: Row) -> str:
     if row.value is None:
         return ""
-    digits = 0 if row.value >= 100 else 1
+    digits = 0 if row.value >= 100 or float(row.value).is_integer() else 1
     return f"{row.value:,.{digits}f} {row.unit}"
 
 
