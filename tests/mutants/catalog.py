@@ -323,4 +323,104 @@ MUTANTS: tuple[Mutant, ...] = (
         "tests/unit/test_gathering.py"
         "::test_after_a_crash_the_same_batches_come_again_with_other_limits_too",
     ),
+    # The archive: windows, objects, the way back -----------------------------------------------
+    Mutant(
+        "an object of somebody else counts as ours",
+        "sinks/s3/upload.py",
+        '        if found.metadata["window"] != metadata["window"]:\n            return False\n',
+        "",
+        "tests/unit/sinks/s3/test_upload.py::test_an_object_of_somebody_else_is_never_touched",
+    ),
+    Mutant(
+        "other records of the same window count as delivered",
+        "sinks/s3/upload.py",
+        'return records != "" and found.metadata.get("records") == records',
+        "return True",
+        "tests/unit/sinks/s3/test_upload.py::test_other_records_of_our_own_window_hold_the_sink",
+    ),
+    Mutant(
+        "an object is written over another one",
+        "sinks/s3/upload.py",
+        "                create_only=create_only,\n            )\n        except",
+        "                create_only=False,\n            )\n        except",
+        "tests/unit/sinks/s3/test_upload.py"
+        "::test_a_foreign_object_that_comes_at_the_last_moment_is_not_touched_either",
+    ),
+    Mutant(
+        "an upload whose beginning was not answered is left in the bucket",
+        "sinks/s3/upload.py",
+        "        if not ids:  # the store may have begun one, and its answer was lost\n",
+        "        if False:\n",
+        "tests/unit/sinks/s3/test_upload.py"
+        "::test_an_upload_in_parts_survives_a_lost_answer_at_its_beginning_and_at_its_end",
+    ),
+    Mutant(
+        "parts of what was built before end in the object that is built now",
+        "sinks/s3/upload.py",
+        "known.upload_id and known.sha256 == staged.sha256:",
+        "known.upload_id:",
+        "tests/unit/sinks/s3/test_upload.py"
+        "::test_parts_of_an_object_that_was_made_anew_are_not_mixed_with_the_old_ones",
+    ),
+    Mutant(
+        "the manifest does not wait for the objects",
+        "sinks/s3/sink.py",
+        "await together(map(ensure, plan.objects[:-1]))",
+        "await together(map(ensure, plan.objects))",
+        "tests/unit/sinks/s3/test_sink.py::test_the_manifest_waits_for_every_object",
+    ),
+    Mutant(
+        "after a restart a window is built as the settings are now",
+        "sinks/s3/sink.py",
+        "recipe = self._settings.recipe if known is None else known.recipe",
+        "recipe = self._settings.recipe",
+        "tests/unit/sinks/s3/test_sink.py"
+        "::test_a_restart_with_other_settings_finishes_the_window_as_it_was_begun",
+    ),
+    Mutant(
+        "the index forgets what was put together before",
+        "sinks/s3/index.py",
+        "known = _entries(key, remembered[key]) if key in remembered else []",
+        "known: list[IndexEntry] = []",
+        "tests/unit/sinks/s3/test_index.py::test_what_was_put_together_before_stays_in_its_day",
+    ),
+    Mutant(
+        "an object that was changed is shown",
+        "sinks/s3/archive.py",
+        "        if sha256 != archived.sha256:\n",
+        "        if False:\n",
+        "tests/unit/sinks/s3/test_archive.py"
+        "::test_an_object_that_was_changed_is_refused_before_a_line_of_it_is_shown",
+    ),
+    Mutant(
+        "objects are read one behind the other, although they overlap",
+        "forwarder/archive_order.py",
+        "if waiting and (lowest is None or waiting[0][1].start <= lowest[0]):",
+        "if waiting and lowest is None:",
+        "tests/unit/test_archive_order.py::test_objects_between_which_lines_alternate_are_merged",
+    ),
+    Mutant(
+        "after a crash windows are cut anew",
+        "forwarder/windowing.py",
+        "            if last_id > at:\n",
+        "            if last_id < at:\n",
+        "tests/unit/test_windowing.py"
+        "::test_after_a_restart_the_recorded_windows_come_again_with_other_limits_too",
+    ),
+    Mutant(
+        "what a sink was handed may be dropped after a restart",
+        "forwarder/windowing.py",
+        ", **handed_note(bounds[-1][1])}",
+        "}",
+        "tests/unit/test_dispatcher_windows.py"
+        "::test_windows_that_were_handed_out_before_a_restart_are_not_dropped_after_it",
+    ),
+    Mutant(
+        "a window may be larger than the spool",
+        "forwarder/windowing.py",
+        "min(self._most_bytes, room_bytes // _ROOM_SHARE)",
+        "self._most_bytes",
+        "tests/unit/test_dispatcher_windows.py"
+        "::test_windows_are_so_small_that_a_spool_of_limited_size_has_room_for_several",
+    ),
 )
