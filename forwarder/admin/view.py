@@ -29,7 +29,7 @@ from forwarder.admin.parts import (
 from sinks.terminal import terminal_safe
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Iterator, Mapping, Sequence
     from typing import Any
 
     from rich.console import Console, ConsoleOptions, RenderableType, RenderResult
@@ -115,9 +115,23 @@ def _sinks(sinks: Sequence[Record]) -> RenderableType:
             thousands(sink["pending"]),
             size(sink["pending_bytes"]) if sink["pending"] else "",
             duration(sink["oldest_pending_age_s"]),
-            Text(" ".join(filter(None, (terminal_safe(sink["detail"]), _set_aside(sink))))),
+            Text(" ".join(filter(None, (_reason(sink), _set_aside(sink))))),
         )
-    return table
+    return Group(table, *_promises(sinks))
+
+
+def _reason(sink: Record) -> str:
+    """Why a sink is not running."""
+    return "" if sink["state"] == "running" else terminal_safe(sink["detail"])
+
+
+def _promises(sinks: Sequence[Record]) -> Iterator[Text]:
+    """What running sinks say of themselves: that is no trouble, and too long for a column."""
+    told = [sink for sink in sinks if sink["state"] == "running" and sink["detail"]]
+    if told:
+        yield Text()
+    for sink in told:
+        yield Text(f"{terminal_safe(sink['name'])}: {terminal_safe(sink['detail'])}", "dim")
 
 
 def _set_aside(sink: Record) -> str:

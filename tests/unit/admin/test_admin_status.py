@@ -23,6 +23,15 @@ def view(seen: SpoolOverview, *, pid: int | None = 42, width: int = 200) -> str:
     return on_terminal(render_status(document), width=width)
 
 
+def test_what_a_running_sink_says_of_itself_is_below_the_table_and_no_reason_for_trouble() -> None:
+    running = sink("archive", state="running", detail="refuses to write a key twice")
+    held = sink("other", state="held", detail="disk full")
+    lines = [line.rstrip() for line in view(overview(sinks=[running, held])).splitlines()]
+    assert "archive: refuses to write a key twice" in lines
+    assert next(line for line in lines if "disk full" in line).startswith("other")
+    assert sum("key twice" in line for line in lines) == 1
+
+
 def test_the_document_has_this_shape() -> None:
     seen = overview(
         sinks=[sink(detail="disk full", state="held")],
