@@ -38,9 +38,12 @@ _ENDINGS = (
 _MARKS = {"first": "\0f", "last": "\0l", "window": "\0w"}
 _CACHED = 8192
 
+#: What says whose lines they are.
+_STREAM_FIELDS = ("sandbox_id", "container", "display_name")
+
 #: What stands for fields where only their order matters: `v` for any text, made safe.
 _SIGNS = {
-    **dict.fromkeys(("sandbox_id", "container", "display_name"), "\0v"),
+    **dict.fromkeys(_STREAM_FIELDS, "\0v"),
     **dict.fromkeys(("date", "hour"), ""),
     **_MARKS,
 }
@@ -59,7 +62,8 @@ class KeyTemplate:
 
     template: Template
     extension: str
-    _known: dict[tuple[str, str, str, int], str] = field(
+    _stream_fields: tuple[str, ...]
+    _known: dict[tuple[str | int, ...], str] = field(
         default_factory=dict, compare=False, repr=False
     )
 
@@ -94,7 +98,8 @@ class KeyTemplate:
                 f"the key could have {template.max_bytes + len(extension)} bytes: a store takes"
                 " 1,024"
             )
-        return cls(template, extension)
+        used = tuple(name for name in _STREAM_FIELDS if name in template.fields)
+        return cls(template, extension, used)
 
     @property
     def by_hour(self) -> bool:
@@ -114,7 +119,8 @@ class KeyTemplate:
             stamp_ns: Their stamp; only its hour matters, if that does.
         """
         hour = stamp_ns // 3_600_000_000_000 if self.by_hour else 0
-        identity = (stream.sandbox_id, stream.container, stream.display_name, hour)
+        # What the template does not name tells no lines apart.
+        identity = (*(getattr(stream, name) for name in self._stream_fields), hour)
         known = self._known.get(identity)
         if known is None:
             if len(self._known) >= _CACHED:
