@@ -62,10 +62,14 @@ class KeyTemplate:
 
     template: Template
     extension: str
-    _stream_fields: tuple[str, ...]
+    _stream_fields: tuple[str, ...] = field(init=False, compare=False, repr=False)
     _known: dict[tuple[str | int, ...], str] = field(
         default_factory=dict, compare=False, repr=False
     )
+
+    def __post_init__(self) -> None:
+        used = tuple(name for name in _STREAM_FIELDS if name in self.template.fields)
+        object.__setattr__(self, "_stream_fields", used)
 
     @classmethod
     def parse(cls, text: str, extension: str) -> KeyTemplate:
@@ -98,8 +102,7 @@ class KeyTemplate:
                 f"the key could have {template.max_bytes + len(extension)} bytes: a store takes"
                 " 1,024"
             )
-        used = tuple(name for name in _STREAM_FIELDS if name in template.fields)
-        return cls(template, extension, used)
+        return cls(template, extension)
 
     @property
     def by_hour(self) -> bool:
