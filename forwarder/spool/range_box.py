@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from typing import TYPE_CHECKING
 
 from forwarder.spool import ranges
@@ -59,8 +58,7 @@ class RangeBox:
         first_id = await self._query(lambda connection: ranges.first_in_range(connection, replay))
         frames: Sequence[Frame] = ()
         if first_id:
-            found = await self._frames.read(first_id - 1, max_bytes, sys.maxsize)
-            frames = [frame for frame in found if frame.id <= replay.upto_id]
+            frames = await self._frames.read(first_id - 1, max_bytes, replay.upto_id)
         before = self._handed.pop(sink, frozenset())
         if frames:
             self._handed[sink] = frozenset(frame.stream_id for frame in frames)
